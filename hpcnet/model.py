@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nouns, as frozen dataclasses: what the user asks, what the controller leases, what a node builds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+MODES = ("vxlan", "direct")
+IPOIB_MODES = ("datagram", "connected")
+JOINS = ("tasks", "none")
+EGRESSES = ("host", "none")
+
+VXLAN_OVERHEAD = 50
+"""Bytes that VXLAN over IPv4 adds: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348)."""
+
+VXLAN_PORT = 4789
+"""UDP port of VXLAN (RFC 7348); the kernel's default is another one."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user wrote after ``--network=ib``. None: not said, the site's default holds."""
+
+    mode: str | None = None
+    mtu: int | None = None
+    pkey: str | None = None
+    """``0x8001``-like lower-case hexadecimal with the membership bit, or ``auto``."""
+    ipoib: str | None = None
+    endpoints: int | None = None
+    """Container addresses per node, already rounded up to a power of two."""
+    join: str | None = None
+    egress: str | None = None
+    docker: bool | None = None
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What the nodes cannot derive by themselves; the same for every node of the job."""
+
+    serial: int
+    """Never given twice in a cluster; with cluster and job id the identity of the network."""
+    mode: str
+    vni: int
+    ipv4: IPv4Network
+    ipv6: IPv6Network
+    """Always a /64."""
+    endpoints: int = 0
+    """Container addresses per node: 0 or a power of two."""
+    mtu: int = 0
+    """Of the job's interface in bytes; 0: the largest that each node's uplink allows."""
+    join: str = "tasks"
+    egress: str = "none"
+    docker: bool = False
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One address pair of the job's network, and where it is reached on the fabric."""
+
+    node: str
+    slot: int
+    """0: the node's tasks; 1..endpoints: its containers."""
+    ipv4: IPv4Address
+    ipv6: IPv6Address
+    link_local: IPv6Address
+    mac: str
+    underlay: IPv4Address
+    """The node's own address on the fabric, its VTEP."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that one node builds for a job. Every node of the job computes the same from the same lease."""
+
+    cluster: str
+    job_id: int
+    uid: int
+    node: str
+    rank: int
+    nodes: tuple[str, ...]
+    lease: Lease
+    uplink: str
+    mtu: int
+    own: tuple[Endpoint, ...]
+    """This node's endpoints; the first is the tasks'."""
+    peers: tuple[Endpoint, ...]
+    """All endpoints of all other nodes, in the order of rank, then slot."""
+
+    @property
+    def tasks(self) -> Endpoint:
+        """The endpoint of this node's tasks."""
+        return self.own[0]
+
+    @property
+    def vteps(self) -> tuple[IPv4Address, ...]:
+        """The peers' fabric addresses, one for each other node."""
+        return tuple(peer.underlay for peer in self.peers if peer.slot == 0)
