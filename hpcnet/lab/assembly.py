@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build and take apart a lab: its hosts, their files and daemons. ``state`` is kept ahead of everything that is done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from hpcnet.errors import LabError
+from hpcnet.lab import cgroups, containers, daemons, etcfiles, install, network
+from hpcnet.lab.host import Host, boot, halt, tail
+from hpcnet.lab.layout import CONTROLLER, LOGIN, SWITCH, USERS, Layout, host_names, node_names
+from hpcnet.lab.state import Process, State, init_of
+
+_IDLE_SECONDS = 60.0
+_SLURM_LOGS = ("/var/log/slurm", "slurm", 0o755)
+_DIRECTORIES = {
+    SWITCH: [("/run/munge", "munge", 0o755)],
+    CONTROLLER: [("/var/spool/slurmctld", "slurm", 0o755), _SLURM_LOGS],
+    LOGIN: [],
+}
+_NODE_DIRECTORIES = [("/var/spool/slurmd", "root", 0o755), ("/var/spool/job_tmp", "root", 0o1777), _SLURM_LOGS]
+
+
+class Assembly:
+    """One lab in the making, at work, or in removal."""
+
+    def __init__(self, layout: Layout, state: State, verbose: bool = False) -> None:
+        self.layout = layout
+        self.state = state
+        self._verbose = verbose
+        self._saving = threading.Lock()
+
+    def save(self) -> None:
+        """Write the state; hosts are worked on side by side."""
+        with self._saving:
+            self.state.save(self.layout.state)
+
+    def host(self, name: str) -> Host:
+        """A running host. Raises LabError naming those that exist, or saying that it has died."""
+        record = self.state.hosts.get(name)
+        if record is None:
+            raise LabError(f"no host {name}; hosts: {', '.join(self.state.hosts) or 'none'}")
+        init = init_of(record.keeper) if record.keeper else None
+        if init is None:
+            raise LabError(f"host {name} has died; take the lab down: hpcnet lab down")
+        return Host(name, init)
+
+    def start(self) -> None:
+        """Build the whole lab and return when every node is idle."""
+        everyone = host_names(self.state.nodes)
+        with self._phase("hosts"):
+            self._make_shared_files()
+            self.boot(everyone)
+        with self._phase("installation"):
+            install.install(self.layout, self.host(CONTROLLER))
+        with self._phase("daemons"):
+            if self.state.docker:
+                containers.make_image(self.layout)
+            self.start_daemons(everyone)
+        with self._phase("nodes idle"):
+            self.await_idle(node_names(self.state.nodes))
+        self.state.phase = "up"
+        self.save()
+
+    def boot(self, names: Sequence[str]) -> None:
+        """Start hosts, wire them, write their /etc: the same for the first start and for a reboot."""
+        hosts = boot(self.layout, self.state, names)
+        if SWITCH in hosts:
+            network.make_switch(hosts[SWITCH].init)
+        plugged = {name: host.init for name, host in hosts.items() if name != SWITCH}
+        network.plug(self.host(SWITCH).init, plugged, self.state.fabric_mtu)
+        for host in hosts.values():
+            self._configure(host)
+
+    def halt(self, names: Sequence[str]) -> None:
+        """Kill hosts as a power failure would."""
+        halt(self.layout, self.state, names)
+
+    def start_daemons(self, names: Iterable[str]) -> None:
+        """Start the daemons of hosts: the switch's and the controller's first, then all others side by side."""
+        names = list(names)
+        for first in (SWITCH, CONTROLLER):
+            if first in names:
+                names.remove(first)
+                self._start_daemons_of(first)
+        with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
+            list(pool.map(self._start_daemons_of, names))
+
+    def start_daemon(self, host: Host, daemon: daemons.Daemon) -> None:
+        """Start one daemon and record it."""
+        process = daemons.start(host, daemon)
+        with self._saving:
+            self.state.hosts[host.name].daemons[daemon.name] = process
+            self.state.save(self.layout.state)
+
+    def running(self, host: Host, name: str) -> Process | None:
+        """The process of a daemon, when it runs."""
+        process = self.state.hosts[host.name].daemons.get(name)
+        return process if process and process.alive(host.proc) else None
+
+    def write_settings(self, host: Host) -> None:
+        """Write the files that ``configure`` may change."""
+        host.write("/etc/slurm/slurm.conf", etcfiles.slurm_conf(self.state.nodes, self.state.slurm))
+        host.write("/etc/hpcnet/hpcnet.toml", etcfiles.hpcnet_toml(self.state.fabric_mtu, self.state.hpcnet))
+
+    def await_idle(self, nodes: Sequence[str]) -> None:
+        """Wait until Slurm calls all these nodes idle. Raises LabError with slurmctld's log when it does not."""
+        controller = self.host(CONTROLLER)
+        deadline = time.monotonic() + _IDLE_SECONDS
+        while time.monotonic() < deadline:
+            lines = controller.run(["sinfo", "-hN", "-p", "batch", "-o", "%N %T"]).stdout.splitlines()
+            states = dict(line.split() for line in lines)
+            if all(states.get(node) == "idle" for node in nodes):
+                return
+            time.sleep(0.05)
+        log = tail(controller.path("/var/log/slurm/slurmctld.log"))
+        raise LabError(f"nodes do not become idle ({states}); slurmctld's log ends:\n{log}")
+
+    def remove(self) -> None:
+        """Kill everything, and remove the lab's directory. Goes on where an earlier attempt stopped."""
+        self.halt(list(self.state.hosts))
+        deadline = time.monotonic() + 5
+        for group in {group for record in self.state.hosts.values() for group in record.cgroups}:
+            cgroups.remove(Path(group), deadline)
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+        inside = [line.split()[4] for line in mounts if line.split()[4].startswith(f"{self.layout.root}/")]
+        if inside:
+            raise LabError(f"something is mounted in the lab's directory, not removing it: {inside[0]}")
+        # state.json last, so that "down" can be asked again.
+        for entry in self.layout.root.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry != self.layout.state:
+                entry.unlink()
+        self.layout.state.unlink(missing_ok=True)
+        self.layout.root.rmdir()
+
+    def _make_shared_files(self) -> None:
+        self.layout.prefix.mkdir(parents=True)
+        self.layout.munge.mkdir()
+        key = self.layout.munge / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        shutil.chown(key, "munge", "munge")
+        for user, uid in USERS.items():
+            home = self.layout.home(user)
+            home.mkdir(parents=True, mode=0o700)
+            os.chown(home, uid, uid)
+
+    def _configure(self, host: Host) -> None:
+        """Write a host's /etc, and make the directories that its daemons want."""
+        for path, render in (("/etc/passwd", etcfiles.passwd), ("/etc/shadow", etcfiles.shadow)):
+            host.write(path, render(Path(path).read_text(encoding="utf-8")), Path(path).stat().st_mode & 0o777)
+        groups = Path("/etc/group").read_text(encoding="utf-8")
+        host.write("/etc/group", etcfiles.group(groups, ("docker",) if self.state.docker else ()))
+        host.write("/etc/hostname", f"{host.name}\n")
+        host.write("/etc/hosts", etcfiles.hosts(self.state.nodes))
+        host.write("/etc/profile.d/hpcnet-lab.sh", etcfiles.PROFILE)
+        host.write("/etc/slurm/plugstack.conf", etcfiles.PLUGSTACK)
+        host.write("/etc/slurm/job_submit.lua", etcfiles.JOB_SUBMIT_LUA)
+        host.write("/etc/slurm/cgroup.conf", etcfiles.cgroup_conf(cgroups.unified(cgroups.hierarchies())))
+        if self.state.docker:
+            data = self.layout.host(host.name) / "docker"
+            host.write("/etc/docker/daemon.json", containers.daemon_json(data))
+        self.write_settings(host)
+        for directory, owner, mode in _DIRECTORIES.get(host.name, _NODE_DIRECTORIES):
+            path = host.path(directory)
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(mode)
+            shutil.chown(path, owner, owner)
+        if host.name == CONTROLLER:
+            # The controller's hooks run as SlurmUser, who may not make a file in /var/log.
+            host.write("/var/log/hpcnet.log", "")
+            shutil.chown(host.path("/var/log/hpcnet.log"), "slurm", "slurm")
+
+    def _start_daemons_of(self, name: str) -> None:
+        host = self.host(name)
+        for daemon in daemons.of_host(name, self.state.docker):
+            self.start_daemon(host, daemon)
+            if daemon.name == "dockerd":
+                containers.load_image(host, self.layout)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """Say on stderr how long a phase took."""
+        begin = time.monotonic()
+        yield
+        if self._verbose:
+            print(f"lab: {name} {time.monotonic() - begin:.1f} s", file=sys.stderr, flush=True)
