@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The intent log of a job's network on this node: written before the kernel is touched, marked when done.
+
+A file of JSON lines in the job's directory. The first line is all that building again or removing needs;
+each further line is the name of a step that is done. What a crash leaves half written at its end is ignored.
+
+Beside it, for the SPANK plugin and the job: ``network`` (written last: the network is complete), ``hosts``,
+or ``refused`` (one line: why this job gets no network).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from ipaddress import IPv4Address
+
+from hpcnet import names
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Everything from which a plan is made again, and what is needed to remove without one."""
+
+    cluster: str
+    job_id: int
+    uid: int
+    user: str
+    boot_id: str
+    token: str
+    nodelist: str
+    node: str
+    uplink: str
+    uplink_mtu: int
+    vni: int
+    underlays: dict[str, str]
+    """Node name to address on the fabric, of all nodes of the job."""
+
+    @property
+    def addresses(self) -> dict[str, IPv4Address]:
+        """``underlays`` as addresses."""
+        return {node: IPv4Address(address) for node, address in self.underlays.items()}
+
+    @property
+    def vteps(self) -> list[IPv4Address]:
+        """The peers' fabric addresses."""
+        return [address for node, address in self.addresses.items() if node != self.node]
+
+
+def prepare() -> None:
+    """Make the state directory: readable by everybody, written by root only."""
+    for path in (names.STATE_DIR, f"{names.STATE_DIR}/jobs"):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o755)
+    os.close(_lock_file())
+
+
+@contextlib.contextmanager
+def locked(job_id: int) -> Iterator[None]:
+    """Hold the job's lock on this node: one byte, at the job's number, of one file that always stays."""
+    prepare()
+    file = _lock_file()
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, job_id)
+        yield
+    finally:
+        os.close(file)
+
+
+def _lock_file() -> int:
+    path = f"{names.STATE_DIR}/lock"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def begin(entry: Entry) -> None:
+    """Write the intent, durably, before anything is built."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(names.job_dir(entry.job_id), 0o755)
+    _write(entry.job_id, "journal", json.dumps(asdict(entry)) + "\n", 0o600)
+
+
+def done(job_id: int, step: str) -> None:
+    """Mark a step as done."""
+    path = f"{names.job_dir(job_id)}/journal"
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.write(file, (json.dumps(step) + "\n").encode())
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def read(job_id: int) -> Entry | None:
+    """The intent, or None when there is none that can be read."""
+    lines = _text(job_id, "journal").splitlines()
+    try:
+        return Entry(**json.loads(lines[0]))
+    except (IndexError, ValueError, TypeError):
+        return None
+
+
+def steps(job_id: int) -> list[str]:
+    """The steps that are marked as done, in order."""
+    found = []
+    for line in _text(job_id, "journal").splitlines()[1:]:
+        with contextlib.suppress(ValueError):
+            found.append(str(json.loads(line)))
+    return found
+
+
+def jobs() -> list[int]:
+    """Ids of all jobs with a directory on this node."""
+    try:
+        return sorted(int(name) for name in os.listdir(f"{names.STATE_DIR}/jobs") if name.isdigit())
+    except FileNotFoundError:
+        return []
+
+
+def publish(job_id: int, hosts: str, network: str) -> None:
+    """Write the job's hosts file, then the file that tells the SPANK plugin that the network is complete."""
+    _write(job_id, "hosts", hosts, 0o644)
+    _write(job_id, "network", network, 0o644)
+
+
+def withdraw(job_id: int) -> None:
+    """Take ``network`` away first of all when a network is removed: no task joins any more."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{names.job_dir(job_id)}/network")
+
+
+def refuse(job_id: int, reason: str) -> None:
+    """Record why the job gets no network; the SPANK plugin then starts none of its tasks."""
+    prepare()
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(names.job_dir(job_id), 0o755)
+    _write(job_id, "refused", " ".join(reason.split()) + "\n", 0o644)
+
+
+def refusal(job_id: int) -> str:
+    """Why the job gets no network here; empty when it is not refused."""
+    return _text(job_id, "refused").strip()
+
+
+def published(job_id: int) -> bool:
+    """Whether the job's network is complete."""
+    return os.path.exists(f"{names.job_dir(job_id)}/network")
+
+
+def erase(job_id: int) -> None:
+    """Remove the job's directory; gone already is fine."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(names.job_dir(job_id))
+
+
+def _write(job_id: int, name: str, text: str, mode: int) -> None:
+    """Whole or not at all: a new file, on disk, then renamed into place."""
+    path = f"{names.job_dir(job_id)}/{name}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    file = os.open(f"{path}.new", flags, mode)
+    try:
+        os.fchmod(file, mode)
+        data = memoryview(text.encode())
+        while data:
+            data = data[os.write(file, data) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+    os.rename(f"{path}.new", path)
+
+
+def _text(job_id: int, name: str) -> str:
+    try:
+        with open(f"{names.job_dir(job_id)}/{name}", encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""hpcnet's own nftables table: who may send into a job's VXLAN, and from whom it is taken.
+
+Two layers. *Out*: on every host of the fabric, nothing but the kernel itself sends to a VNI of ours, and
+nothing to the VXLAN port is forwarded. *In*: a packet of a VNI of ours is taken only from an address that is
+a peer of that job, an element of one set. Other VNIs on the same port are left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from hpcnet.errors import NodeError
+from hpcnet.model import VXLAN_PORT
+from hpcnet.names import NFT_TABLE, VXLAN_DEVICE
+
+_NFT = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft")
+
+# @th,96,24: 96 bits behind the start of the UDP header (UDP 64, VXLAN flags 32) stands the VNI, 24 bits.
+_BASE = """\
+add table inet {table}
+add set inet {table} vtep {{ typeof @th,96,24 . ip saddr; }}
+add chain inet {table} output {{ type filter hook output priority -300; }}
+add chain inet {table} postrouting {{ type filter hook postrouting priority 300; }}
+add chain inet {table} forward {{ type filter hook forward priority -300; }}
+add chain inet {table} input {{ type filter hook input priority -300; }}
+flush chain inet {table} output
+flush chain inet {table} postrouting
+flush chain inet {table} forward
+flush chain inet {table} input
+add rule inet {table} output oifname "{device}*" drop
+add rule inet {table} postrouting udp dport {port} @th,96,24 {first}-{last} meta skuid >= 0 drop
+add rule inet {table} forward oifname "{uplink}" udp dport {port} drop
+add rule inet {table} forward iifname "{device}*" drop
+add rule inet {table} input iifname "{device}*" drop
+add rule inet {table} input udp dport != {port} accept
+add rule inet {table} input meta l4proto != udp accept
+add rule inet {table} input @th,96,24 < {first} accept
+add rule inet {table} input @th,96,24 > {last} accept
+add rule inet {table} input meta nfproto ipv6 drop
+add rule inet {table} input iifname != "{uplink}" drop
+add rule inet {table} input @th,96,24 . ip saddr != @vtep drop
+"""
+
+
+def ruleset(uplink: str, vni: tuple[int, int]) -> str:
+    """The base table as input of ``nft -f``: loading it again keeps the set's elements."""
+    return _BASE.format(
+        table=NFT_TABLE, device=VXLAN_DEVICE, port=VXLAN_PORT, uplink=uplink, first=vni[0], last=vni[1]
+    )
+
+
+def load(uplink: str, vni: tuple[int, int]) -> None:
+    """Load the base table, in one transaction. Raises NodeError."""
+    _nft(ruleset(uplink, vni))
+
+
+def admit(uplink: str, ours: tuple[int, int], vni: int, vteps: Iterable[IPv4Address]) -> None:
+    """Take the job's packets from its peers, in one transaction; the base table is loaded where it is missing.
+
+    ``ours`` is the site's VNI range. Raises NodeError.
+    """
+    elements = _elements("add", vni, vteps)
+    missing = _nft(elements or f"list set inet {NFT_TABLE} vtep\n", may_miss=True)
+    if missing:
+        _nft(ruleset(uplink, ours) + elements)
+
+
+def expel(vni: int, vteps: Iterable[IPv4Address] | None = None) -> None:
+    """Take nothing of this VNI any more; ``vteps`` None: whatever the set holds of it. Gone already is fine."""
+    if vteps is None or _nft(_elements("delete", vni, vteps), may_miss=True):
+        known = sorted(admitted(vni))
+        _nft(_elements("delete", vni, known), may_miss=True)
+
+
+def admitted(vni: int) -> set[IPv4Address]:
+    """The peers that the set admits for a VNI; empty when there is no table."""
+    result = _run("--json", "list", "set", "inet", NFT_TABLE, "vtep")
+    if result.returncode != 0:
+        if "No such file" in result.stderr:
+            return set()
+        raise NodeError(f"nft cannot read table {NFT_TABLE}: {_first_line(result.stderr)}")
+    found = set()
+    for item in json.loads(result.stdout)["nftables"]:
+        for element in item.get("set", {}).get("elem", ()):
+            number, address = element["concat"]
+            if int(number) == vni:
+                found.add(IPv4Address(address))
+    return found
+
+
+def _elements(verb: str, vni: int, vteps: Iterable[IPv4Address]) -> str:
+    pairs = ", ".join(f"{vni} . {address}" for address in vteps)
+    return f"{verb} element inet {NFT_TABLE} vtep {{ {pairs} }}\n" if pairs else ""
+
+
+def _nft(text: str, may_miss: bool = False) -> bool:
+    """Carry out ``text``. True: the table or an element is missing, which only ``may_miss`` allows."""
+    if not text:
+        return False
+    result = _run("-f", "-", text=text)
+    if result.returncode != 0:
+        if may_miss and "No such file" in result.stderr:
+            return True
+        raise NodeError(f"nft refused hpcnet's packet filter: {_first_line(result.stderr)}")
+    return False
+
+
+def _run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    program = next((path for path in _NFT if Path(path).exists()), None)
+    if program is None:
+        raise NodeError("nft is not installed; install the package nftables")
+    try:
+        return subprocess.run(
+            [program, *arguments], input=text, capture_output=True, text=True, timeout=20, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise NodeError("nft did not answer within 20 seconds") from None
+
+
+def _first_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text.strip())[:200] or "no reason given"

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Single interfaces: look one up, list a namespace's, delete one; and the facts of the uplink."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from hpcnet.errors import NodeError
+from hpcnet.kernel import rtnl
+
+_ADDRESS_HEADER = 8
+_RTM_GETADDR = 22
+_OPERSTATE_UP, _OPERSTATE_UNKNOWN = 6, 0
+_IFLA_OPERSTATE = 16
+
+
+@dataclass(frozen=True)
+class Link:
+    """An interface as the kernel tells it; ``data`` holds the attributes of its kind."""
+
+    index: int
+    name: str
+    kind: str
+    mtu: int
+    flags: int
+    group: int
+    alias: str
+    operstate: int
+    address: bytes
+    data: dict[int, bytes]
+
+
+def find(netlink: rtnl.Rtnl, name: str) -> Link | None:
+    """The interface of this name, or None."""
+    answer = netlink.get(rtnl.message(rtnl.RTM_GETLINK, 0, rtnl.link_header(), rtnl.text(rtnl.IFLA_IFNAME, name)))
+    return _parse(answer[1]) if answer else None
+
+
+def every(netlink: rtnl.Rtnl) -> list[Link]:
+    """All interfaces of the socket's namespace."""
+    request = rtnl.message(rtnl.RTM_GETLINK, rtnl.DUMP, rtnl.link_header())
+    return [_parse(body) for kind, body in netlink.dump(request) if kind == rtnl.RTM_NEWLINK]
+
+
+def delete(netlink: rtnl.Rtnl, index: int) -> None:
+    """Delete an interface; gone already is fine. Returns when it is gone."""
+    netlink.send(rtnl.message(rtnl.RTM_DELLINK, 0, rtnl.link_header(index)), ignore=(errno.ENODEV,))
+
+
+def _parse(body: bytes) -> Link:
+    index, flags = struct.unpack_from("=iI", body, 4)
+    found = rtnl.attributes(body, 16)
+    info = rtnl.attributes(found.get(rtnl.IFLA_LINKINFO, b""))
+    return Link(
+        index=index,
+        name=_text(found.get(rtnl.IFLA_IFNAME)),
+        kind=_text(info.get(rtnl.IFLA_INFO_KIND)),
+        mtu=_number(found.get(rtnl.IFLA_MTU)),
+        flags=flags,
+        group=_number(found.get(rtnl.IFLA_GROUP)),
+        alias=_text(found.get(rtnl.IFLA_IFALIAS)),
+        operstate=found.get(_IFLA_OPERSTATE, b"\0")[0],
+        address=found.get(rtnl.IFLA_ADDRESS, b""),
+        data=rtnl.attributes(info.get(rtnl.IFLA_INFO_DATA, b"")),
+    )
+
+
+def _text(payload: bytes | None) -> str:
+    return (payload or b"").rstrip(b"\0").decode(errors="replace")
+
+
+def _number(payload: bytes | None) -> int:
+    return int(struct.unpack("=I", payload)[0]) if payload else 0
+
+
+def uplink(netlink: rtnl.Rtnl, name: str, node: str, address: IPv4Address) -> Link:
+    """The fabric interface, checked: it exists, is up with a carrier, and has the address that peers expect.
+
+    Raises NodeError naming what is wrong with it on this node.
+    """
+    link = find(netlink, name)
+    if link is None:
+        raise NodeError(f"uplink {name} does not exist on {node}; check the fabric's driver, or set [fabric] uplink")
+    if not link.flags & rtnl.IFF_UP:
+        raise NodeError(f"uplink {name} is down on {node}; bring it up (ip link set {name} up)")
+    if link.operstate not in (_OPERSTATE_UP, _OPERSTATE_UNKNOWN):
+        raise NodeError(f"uplink {name} has no carrier on {node}; check its cable, port and subnet manager")
+    if address not in _ipv4_of(netlink, link.index):
+        raise NodeError(
+            f"uplink {name} on {node} does not have the address {address} that [fabric] peers gives the node"
+        )
+    return link
+
+
+def _ipv4_of(netlink: rtnl.Rtnl, index: int) -> list[IPv4Address]:
+    request = rtnl.message(_RTM_GETADDR, rtnl.DUMP, rtnl.address_header(socket.AF_INET, 0, 0))
+    found = []
+    for _, body in netlink.dump(request):
+        if struct.unpack_from("=I", body, 4)[0] == index:
+            local = rtnl.attributes(body, _ADDRESS_HEADER).get(rtnl.IFA_LOCAL)
+            if local:
+                found.append(IPv4Address(local))
+    return found

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network namespaces by name, pinned under /run/netns as ``ip netns`` does, so that its commands see ours."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+
+from hpcnet import names
+
+_CLONE_NEWNET = 0x40000000
+_MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
+_MNT_DETACH = 2
+_OWN = "/proc/thread-self/ns/net"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(function: str, *arguments: object) -> None:
+    """A libc call that raises OSError. (Python has setns and unshare from 3.12 only.)"""
+    if getattr(_libc, function)(*arguments) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{function}: {os.strerror(code)}")
+
+
+def create(job_id: int) -> None:
+    """Make and pin the job's namespace. Raises FileExistsError when its name is taken."""
+    _make_pin_directory()
+    path = names.netns_path(job_id)
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+    try:
+        with _kept():
+            _call("unshare", _CLONE_NEWNET)
+            _call("mount", _OWN.encode(), path.encode(), b"none", ctypes.c_ulong(_MS_BIND), None)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def delete(job_id: int) -> None:
+    """Unpin the job's namespace; gone already is fine. It ends when nobody is in it any more."""
+    path = names.netns_path(job_id)
+    with contextlib.suppress(OSError):
+        _call("umount2", path.encode(), _MNT_DETACH)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def exists(job_id: int) -> bool:
+    """Whether the job's namespace is pinned (a file that pins nothing counts as not)."""
+    path = names.netns_path(job_id)
+    try:
+        return os.stat(path).st_dev == os.stat(_OWN).st_dev
+    except FileNotFoundError:
+        return False
+
+
+def pinned() -> list[int]:
+    """Ids of all jobs that have a namespace of ours on this node."""
+    try:
+        found = os.listdir(names.NETNS_DIR)
+    except FileNotFoundError:
+        return []
+    return sorted(job for job in map(names.parse_netns, found) if job is not None)
+
+
+@contextlib.contextmanager
+def inside(job_id: int) -> Iterator[int]:
+    """Run the block with the calling thread in the job's namespace; yields its file descriptor."""
+    target = os.open(names.netns_path(job_id), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with _kept():
+            _call("setns", target, _CLONE_NEWNET)
+            yield target
+    finally:
+        os.close(target)
+
+
+@contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    """Come back to the namespace that the thread was in."""
+    own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield
+    finally:
+        _call("setns", own, _CLONE_NEWNET)
+        os.close(own)
+
+
+def _make_pin_directory() -> None:
+    """As ``ip netns``: the directory is a shared mount, so that other mount namespaces lose a pin with us."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(names.NETNS_DIR, 0o755)
+    directory = names.NETNS_DIR.encode()
+    shared = (None, directory, b"none", ctypes.c_ulong(_MS_SHARED | _MS_REC), None)
+    try:
+        _call("mount", *shared)
+    except OSError:  # not a mount point yet
+        _call("mount", directory, directory, b"none", ctypes.c_ulong(_MS_BIND | _MS_REC), None)
+        _call("mount", *shared)

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job's network on one node: build it, remove it, refuse it. What Prolog and Epilog do.
+
+    build(job, site)      converges; on failure everything is rolled back and the error goes on
+    remove(job_id)        from the journal, else from names; twice is fine
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from hpcnet import fabric, jobfiles, journal, names, nodelist, record
+from hpcnet.config import Site
+from hpcnet.errors import NodeError, SiteError
+from hpcnet.journal import Entry
+from hpcnet.kernel import filter as packet_filter
+from hpcnet.kernel import links, netns, rtnl, segment
+from hpcnet.model import Lease, Plan
+from hpcnet.plan import plan
+from hpcnet.record import Record
+from hpcnet.slurm.environment import Job
+
+Step = Callable[[Plan, Site], None]
+
+
+def intent(job: Job, site: Site) -> Entry:
+    """What the job's record and this node's facts come to, written down before anything is built.
+
+    Raises SiteError, NodeError, or UserError, by who can mend it.
+    """
+    found = record.find(job.record_text)
+    if found is None or found.state == "asked":
+        raise SiteError(
+            "the controller gave it no lease; slurm.conf on the controller needs hpcnet's "
+            "PrologSlurmctld and job_submit.lua, see the controller's log"
+        )
+    if found.lease is None:
+        raise SiteError(found.reason)
+    nodes = nodelist.expand(job.nodelist)
+    underlays = fabric.addresses(site.fabric, nodes)
+    if job.node not in underlays:
+        raise SiteError(f"node {job.node!r} is not among the job's nodes {job.nodelist}")
+    if len(set(underlays.values())) < len(nodes):
+        raise SiteError(f"two of the nodes {job.nodelist} have one address on the fabric; correct [fabric] peers")
+    with rtnl.Rtnl() as host:
+        uplink = links.uplink(host, site.fabric.uplink, job.node, underlays[job.node])
+    return Entry(
+        cluster=job.cluster,
+        job_id=job.id,
+        uid=job.uid,
+        user=job.user,
+        boot_id=boot_id(),
+        token=record.token(found),
+        nodelist=job.nodelist,
+        node=job.node,
+        uplink=uplink.name,
+        uplink_mtu=uplink.mtu,
+        vni=found.lease.vni,
+        underlays={node: str(address) for node, address in underlays.items()},
+    )
+
+
+def plan_of(entry: Entry, site: Site) -> Plan:
+    """The plan that a journal's intent stands for."""
+    found, lease = _lease(entry)
+    return plan(
+        lease,
+        list(entry.underlays),
+        entry.node,
+        entry.addresses,
+        cluster=entry.cluster,
+        job_id=entry.job_id,
+        uid=entry.uid,
+        uplink=entry.uplink,
+        uplink_mtu=entry.uplink_mtu,
+        asked_mtu=None if site.fabric.mtu else found.request.mtu,
+    )
+
+
+def _lease(entry: Entry) -> tuple[Record, Lease]:
+    found = record.parse(entry.token)
+    if found.lease is None:
+        raise SiteError(f"job {entry.job_id} has no lease in its journal")
+    return found, found.lease
+
+
+def build(job: Job, site: Site) -> None:
+    """Build the job's network on this node, or raise with nothing of it left. Run again it converges."""
+    with journal.locked(job.id):
+        entry = intent(job, site)
+        wanted = plan_of(entry, site)
+        _make_room(entry)
+        journal.begin(entry)
+        try:
+            for name, step in STEPS:
+                step(wanted, site)
+                journal.done(job.id, name)
+        except OSError as error:
+            _remove(job.id)
+            raise NodeError(f"{error.strerror or error} while building the network on {job.node}") from error
+        except BaseException:
+            _remove(job.id)
+            raise
+
+
+def _make_room(entry: Entry) -> None:
+    """What stands under the job's name is adopted when it is of this lease, removed when of another, and
+    left alone, with an error, when it is not ours."""
+    strangers = segment.strangers(entry.job_id)
+    if strangers:
+        raise NodeError(
+            f"namespace {names.netns(entry.job_id)} on {entry.node} holds {', '.join(strangers)}, "
+            "which hpcnet did not make; remove or rename that namespace"
+        )
+    _, lease = _lease(entry)
+    alias = segment.alias(entry.job_id)
+    if alias not in (None, names.alias(entry.cluster, entry.job_id, lease.serial)):
+        _remove(entry.job_id)
+    older = journal.read(entry.job_id)
+    if older and (older.token, older.boot_id, older.nodelist) != (entry.token, entry.boot_id, entry.nodelist):
+        _remove(entry.job_id)
+
+
+def _namespace(wanted: Plan, site: Site) -> None:
+    if not netns.exists(wanted.job_id):
+        netns.delete(wanted.job_id)  # a file that pins nothing
+        netns.create(wanted.job_id)
+
+
+def _filter(wanted: Plan, site: Site) -> None:
+    packet_filter.admit(site.fabric.uplink, site.pool.vni, wanted.lease.vni, wanted.vteps)
+
+
+def _devices(wanted: Plan, site: Site) -> None:
+    segment.make_devices(wanted)
+
+
+def _peers(wanted: Plan, site: Site) -> None:
+    segment.add_peers(wanted)
+
+
+def _publish(wanted: Plan, site: Site) -> None:
+    own = Path("/etc/hosts").read_text(encoding="utf-8", errors="replace")
+    journal.publish(wanted.job_id, jobfiles.hosts(wanted, own), jobfiles.network(wanted))
+
+
+STEPS: tuple[tuple[str, Step], ...] = (
+    ("namespace", _namespace),
+    ("filter", _filter),
+    ("devices", _devices),
+    ("peers", _peers),
+    ("publish", _publish),
+)
+"""What building does, in this order; removing undoes all of it whatever of it was done."""
+
+
+def remove(job_id: int) -> list[str]:
+    """Remove the job's network from this node; what is gone already is fine.
+
+    Raises NodeError when its devices could still carry traffic. Returns lesser complaints, one line each.
+    """
+    with journal.locked(job_id):
+        return _remove(job_id)
+
+
+def _remove(job_id: int) -> list[str]:
+    journal.withdraw(job_id)
+    entry = journal.read(job_id)
+    complaints = []
+    vni = entry.vni if entry else segment.find_vni(job_id)
+    segment.remove_devices(job_id)
+    netns.delete(job_id)
+    try:
+        if vni is not None:
+            packet_filter.expel(vni, entry.vteps if entry else None)
+    except NodeError as error:
+        complaints.append(f"packets of VNI {vni} are still let in, to no device: {error}")
+    journal.erase(job_id)
+    return complaints
+
+
+def refuse(job_id: int, reason: str) -> None:
+    """Record that this job gets no network here, so that none of its tasks starts without one."""
+    with journal.locked(job_id):
+        _remove(job_id)
+        journal.refuse(job_id, reason)
+
+
+def is_ours(job_id: int) -> bool:
+    """Whether anything of the job is on this node."""
+    return os.path.exists(names.job_dir(job_id)) or os.path.exists(names.netns_path(job_id))
+
+
+def boot_id() -> str:
+    """Which boot of this node it is; what an older boot built is gone with it."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lease + nodes + site -> Plan: pure, and the same on every node of the job, so that no node asks another.
+
+The rank of a node in the job's nodelist gives its addresses, an address gives its MAC, and all of them
+together give every node the static forwarding and neighbour entries of all the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
+
+from hpcnet import lease as leases
+from hpcnet.errors import NodeError, SiteError, UserError
+from hpcnet.model import VXLAN_OVERHEAD, Endpoint, Lease, Plan
+
+MTU_MINIMUM = 1280
+"""Smallest MTU that carries IPv6 (RFC 8200)."""
+
+_LINK_LOCAL = int(IPv6Address("fe80::"))
+
+
+def endpoints_of(lease: Lease, node: str, rank: int, size: int, underlay: IPv4Address) -> tuple[Endpoint, ...]:
+    """All endpoints of the node with this rank among ``size`` nodes; the first is its tasks'."""
+    offsets = leases.offsets(rank, size, lease.endpoints)
+    if offsets[-1] >= lease.ipv4.num_addresses - 1:
+        raise SiteError(f"lease {lease.serial}: {lease.ipv4} is too small for {size} nodes")
+    base4, base6 = int(lease.ipv4.network_address), int(lease.ipv6.network_address)
+    return tuple(
+        Endpoint(
+            node=node,
+            slot=slot,
+            ipv4=IPv4Address(base4 + offset),
+            ipv6=IPv6Address(base6 + offset),
+            link_local=IPv6Address(_LINK_LOCAL + offset),
+            mac=mac(base4 + offset),
+            underlay=underlay,
+        )
+        for slot, offset in enumerate(offsets)
+    )
+
+
+def mac(ipv4: int) -> str:
+    """The MAC of an endpoint: locally administered, 02:42 and the IPv4 address."""
+    return "02:42:{:02x}:{:02x}:{:02x}:{:02x}".format(*ipv4.to_bytes(4, "big"))
+
+
+def plan(
+    lease: Lease,
+    nodes: Sequence[str],
+    node: str,
+    underlays: Mapping[str, IPv4Address],
+    *,
+    cluster: str,
+    job_id: int,
+    uid: int,
+    uplink: str,
+    uplink_mtu: int,
+    asked_mtu: int | None = None,
+) -> Plan:
+    """What ``node`` builds for a job over ``nodes`` (Slurm's order, which gives the ranks).
+
+    ``underlays`` holds every node's address on the fabric, ``uplink_mtu`` (bytes) what this node's fabric
+    interface carries; ``asked_mtu`` is the user's own, so that a too large one is blamed on the user.
+    Raises SiteError, NodeError or UserError.
+    """
+    if lease.mode != "vxlan":
+        raise SiteError(f"lease {lease.serial} has mode={lease.mode}; this version builds vxlan only")
+    if node not in nodes:
+        raise SiteError(f"node {node} is not among the job's nodes")
+    size = len(nodes)
+    everyone = [
+        endpoints_of(lease, name, rank, size, underlays[name]) for rank, name in enumerate(nodes)
+    ]
+    rank = list(nodes).index(node)
+    return Plan(
+        cluster=cluster,
+        job_id=job_id,
+        uid=uid,
+        node=node,
+        rank=rank,
+        nodes=tuple(nodes),
+        lease=lease,
+        uplink=uplink,
+        mtu=_mtu(lease, node, uplink, uplink_mtu, asked_mtu),
+        own=everyone[rank],
+        peers=tuple(endpoint for other, theirs in enumerate(everyone) if other != rank for endpoint in theirs),
+    )
+
+
+def _mtu(lease: Lease, node: str, uplink: str, uplink_mtu: int, asked: int | None) -> int:
+    largest = uplink_mtu - VXLAN_OVERHEAD
+    if largest < MTU_MINIMUM:
+        raise NodeError(
+            f"uplink {uplink} on {node} has MTU {uplink_mtu}; a job's network needs {MTU_MINIMUM + VXLAN_OVERHEAD}"
+        )
+    wanted = lease.mtu or largest
+    if wanted <= largest:
+        return wanted
+    if asked == lease.mtu:
+        raise UserError(f"mtu={wanted} is too large: uplink {uplink} on {node} allows {largest}; leave mtu out")
+    raise NodeError(
+        f"uplink {uplink} on {node} has MTU {uplink_mtu}, but the site's hpcnet.toml promises "
+        f"{lease.mtu + VXLAN_OVERHEAD}; raise the interface's MTU or correct [fabric] mtu"
+    )
