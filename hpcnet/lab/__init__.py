@@ -6,5 +6,6 @@
     lab.run("login", ["srun", "-N2", "hostname"], user="alice").stdout
     lab.down()
 
-``Lab`` and ``Options`` are in :mod:`hpcnet.lab.cluster`; nothing is imported here, so that ``lab run`` starts fast.
+``Lab`` and ``Options`` are in :mod:`hpcnet.lab.cluster`; nothing is imported here, so that
+``lab run`` starts fast.
 """

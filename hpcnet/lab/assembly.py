@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build and take apart a lab: its hosts, their files and daemons. ``state`` is kept ahead of everything that is done."""
+"""Build and take apart a lab: its hosts, their files and daemons. What is done is recorded first."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ _DIRECTORIES = {
     CONTROLLER: [("/var/spool/slurmctld", "slurm", 0o755), _SLURM_LOGS],
     LOGIN: [],
 }
-_NODE_DIRECTORIES = [("/var/spool/slurmd", "root", 0o755), ("/var/spool/job_tmp", "root", 0o1777), _SLURM_LOGS]
+_NODE_DIRECTORIES = [
+    ("/var/spool/slurmd", "root", 0o755),
+    ("/var/spool/job_tmp", "root", 0o1777),
+    _SLURM_LOGS,
+]
 
 
 class Assembly:
@@ -85,7 +89,7 @@ class Assembly:
         halt(self.layout, self.state, names)
 
     def start_daemons(self, names: Iterable[str]) -> None:
-        """Start the daemons of hosts: the switch's and the controller's first, then all others side by side."""
+        """Start the daemons of hosts: the switch's and the controller's first, then the others at once."""
         names = list(names)
         for first in (SWITCH, CONTROLLER):
             if first in names:
@@ -112,7 +116,7 @@ class Assembly:
         host.write("/etc/hpcnet/hpcnet.toml", etcfiles.hpcnet_toml(self.state.fabric_mtu, self.state.hpcnet))
 
     def await_idle(self, nodes: Sequence[str]) -> None:
-        """Wait until Slurm calls all these nodes idle. Raises LabError with slurmctld's log when it does not."""
+        """Wait until Slurm calls these nodes idle. Raises LabError with slurmctld's log if it does not."""
         controller = self.host(CONTROLLER)
         deadline = time.monotonic() + _IDLE_SECONDS
         while time.monotonic() < deadline:
@@ -157,10 +161,10 @@ class Assembly:
 
     def _configure(self, host: Host) -> None:
         """Write a host's /etc, and make the directories that its daemons want."""
-        for path, render in (("/etc/passwd", etcfiles.passwd), ("/etc/shadow", etcfiles.shadow)):
-            host.write(path, render(Path(path).read_text(encoding="utf-8")), Path(path).stat().st_mode & 0o777)
-        groups = Path("/etc/group").read_text(encoding="utf-8")
-        host.write("/etc/group", etcfiles.group(groups, ("docker",) if self.state.docker else ()))
+        join = ("docker",) if self.state.docker else ()
+        host.write("/etc/passwd", etcfiles.passwd(Path("/etc/passwd").read_text(encoding="utf-8")))
+        host.write("/etc/shadow", etcfiles.shadow(Path("/etc/shadow").read_text(encoding="utf-8")), 0o600)
+        host.write("/etc/group", etcfiles.group(Path("/etc/group").read_text(encoding="utf-8"), join))
         host.write("/etc/hostname", f"{host.name}\n")
         host.write("/etc/hosts", etcfiles.hosts(self.state.nodes))
         host.write("/etc/profile.d/hpcnet-lab.sh", etcfiles.PROFILE)
@@ -172,10 +176,10 @@ class Assembly:
             host.write("/etc/docker/daemon.json", containers.daemon_json(data))
         self.write_settings(host)
         for directory, owner, mode in _DIRECTORIES.get(host.name, _NODE_DIRECTORIES):
-            path = host.path(directory)
-            path.mkdir(parents=True, exist_ok=True)
-            path.chmod(mode)
-            shutil.chown(path, owner, owner)
+            made = host.path(directory)
+            made.mkdir(parents=True, exist_ok=True)
+            made.chmod(mode)
+            shutil.chown(made, owner, owner)
         if host.name == CONTROLLER:
             # The controller's hooks run as SlurmUser, who may not make a file in /var/log.
             host.write("/var/log/hpcnet.log", "")

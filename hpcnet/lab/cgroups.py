@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Control groups of a lab: each host gets a part of every hierarchy, below the group that the lab was started in."""
+"""Control groups of a lab: each host has a part of every hierarchy, below the group that started the lab."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from hpcnet.errors import LabError
 
 _ROOT = "/sys/fs/cgroup"
-_ADMINISTRATIVE = ("rw", "ro", "xattr", "noprefix", "nsdelegate", "memory_recursiveprot")
+_ADMINISTRATIVE = ("rw", "ro", "xattr", "noprefix", "nsdelegate", "memory_recursiveprot", "release_agent")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ def hierarchies() -> list[Hierarchy]:
         kind, _, options = after.split()
         if kind not in ("cgroup", "cgroup2") or not point.startswith(_ROOT):
             continue
-        kept = [o for o in options.split(",") if o not in _ADMINISTRATIVE and not o.startswith("release_agent=")]
-        key = "" if kind == "cgroup2" else next((o for o in kept if o in groups), None)
+        kept = [word for word in options.split(",") if word.partition("=")[0] not in _ADMINISTRATIVE]
+        key = "" if kind == "cgroup2" else next((word for word in kept if word in groups), None)
         if key is None or key not in groups:
             continue
         own = Path(point) / os.path.relpath(groups[key], root)
@@ -60,7 +60,7 @@ def unified(found: list[Hierarchy]) -> bool:
 
 
 def mount_table(found: list[Hierarchy], group: str) -> str:
-    """Lines "mount point, type, options, group directory (or -)" for host.sh; ``group`` is relative to ours."""
+    """Lines "mount point, type, options, group's directory or -" for host.sh; ``group`` is below ours."""
     lines = [] if unified(found) else [f"{_ROOT} tmpfs mode=755 -"]
     lines += [f"{entry.point} {entry.type} {entry.options} {entry.own / group}" for entry in found]
     return "\n".join(lines) + "\n"
@@ -76,7 +76,7 @@ def make(directory: Path) -> None:
 
 
 def remove(directory: Path, deadline: float) -> None:
-    """Remove a group and those below it. Processes must have ended; the kernel may need a moment to notice."""
+    """Remove a group and those below it; the kernel may need a moment after the last process."""
     if not directory.exists():
         return
     for path, _, _ in os.walk(directory, topdown=False):

@@ -21,8 +21,8 @@ from hpcnet.lab.assembly import Assembly
 from hpcnet.lab.layout import CONTROLLER, MAX_NODES, SWITCH, Layout, addresses, layout, node_names
 from hpcnet.lab.state import State
 
-_PROGRAMS = ("ip", "nsenter", "unshare", "tini", "setpriv", "munged", "slurmctld", "slurmd", "sinfo", "make", "gcc")
-_DOCKER_PROGRAMS = ("dockerd", "docker", "containerd", "runc", "busybox", "iperf3")
+_PROGRAMS = "ip nsenter unshare tini setpriv munged slurmctld slurmd sinfo make gcc"
+_DOCKER_PROGRAMS = "dockerd docker containerd runc busybox iperf3"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Options:
 class Lab:
     """The lab whose files are in ``where.root``, up or not.
 
-    ``verbose`` reports the phases of ``up`` on stderr. Every method raises LabError, in one line for a person to read.
+    ``verbose`` reports the phases of ``up`` on stderr. Every method may raise LabError, for a person to read.
     """
 
     def __init__(self, where: Layout, verbose: bool = False) -> None:
@@ -64,7 +64,7 @@ class Lab:
         return lab
 
     def up(self, options: Options | None = None) -> bool:
-        """Start the lab and return when every node is idle; False when it was up already, and nothing was done.
+        """Start the lab and return when every node is idle; False when it was up already: nothing is done.
 
         When it cannot be started, what had been started is taken down again.
         """
@@ -73,7 +73,7 @@ class Lab:
         _require_root()
         if self.is_up():
             return False
-        _require_programs(_PROGRAMS + (_DOCKER_PROGRAMS if options.docker else ()))
+        _require_programs(_PROGRAMS.split() + (_DOCKER_PROGRAMS.split() if options.docker else []))
         install.spank_hooks()
         self.layout.root.mkdir(parents=True, exist_ok=True)
         with self._locked():
@@ -118,7 +118,7 @@ class Lab:
         except PermissionError:
             raise LabError(f"{self.layout.state}: only root may use the lab") from None
         if state.phase != "up":
-            raise LabError(f"the lab at {self.layout.root} is being started, or half-built: hpcnet lab down removes it")
+            raise LabError(f"the lab at {self.layout.root} is half-built; remove it with: hpcnet lab down")
         return state
 
     def status(self) -> dict[str, Any]:
@@ -160,7 +160,8 @@ class Lab:
         """Run a command on a host and give its output; ``check``: LabError unless it exits 0."""
         done = self._assembly().host(host).run(argv, user=user, stdin=stdin, timeout=timeout)
         if check and done.returncode:
-            raise LabError(f"{' '.join(argv)} on {host}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+            words = done.stdout + done.stderr
+            raise LabError(f"{' '.join(argv)} on {host}: exit code {done.returncode}\n{words}")
         return done
 
     def log(self, host: str, name: str) -> str:
@@ -187,7 +188,7 @@ class Lab:
                 daemons.stop(where, process, number)
 
     def restart(self, name: str, host: str | None = None, number: int = signal.SIGTERM) -> None:
-        """Stop and start a daemon on a host, or on every host that runs it, and wait until the nodes answer."""
+        """Stop and start a daemon on one host, or on every host that runs it."""
         state = self.state()
         hosts = [host] if host else [each for each, record in state.hosts.items() if name in record.daemons]
         if not hosts:
@@ -204,8 +205,8 @@ class Lab:
     ) -> None:
         """Change slurm.conf and hpcnet.toml on all hosts, and restart Slurm's daemons.
 
-        ``slurm`` maps keys to values (None leaves the key out), ``hpcnet`` sections to keys and values. They hold until
-        changed again: ``configure()`` with nothing brings the lab's own settings back.
+        ``slurm`` maps keys to values (None leaves the key out), ``hpcnet`` sections to keys and values. They
+        hold until changed again: ``configure()`` with nothing brings the lab's own settings back.
         """
         with self._changing() as assembly:
             assembly.state.slurm = dict(slurm or {})
@@ -225,8 +226,9 @@ class Lab:
     def reboot(self, node: str) -> None:
         """Kill a node as a power failure would, start it again, and wait until Slurm calls it idle."""
         with self._changing() as assembly:
-            if node not in node_names(assembly.state.nodes):
-                raise LabError(f"{node} is no compute node; nodes: {', '.join(node_names(assembly.state.nodes))}")
+            nodes = node_names(assembly.state.nodes)
+            if node not in nodes:
+                raise LabError(f"{node} is no compute node; nodes: {', '.join(nodes)}")
             assembly.halt([node])
             assembly.boot([node])
             assembly.start_daemons([node])
@@ -249,13 +251,13 @@ class Lab:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lab's directory against other commands. The kernel lets go of it when this process dies."""
+        """Hold the lab's directory against other commands; the kernel lets go of it if we die."""
         descriptor = os.open(self.layout.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         except BlockingIOError:
-            raise LabError(f"another command is starting, changing or removing the lab at {self.layout.root}") from None
+            raise LabError(f"another command is at work on the lab at {self.layout.root}") from None
         finally:
             os.close(descriptor)
 
@@ -274,5 +276,4 @@ def _require_root() -> None:
 def _require_programs(names: Sequence[str]) -> None:
     missing = [name for name in names if not shutil.which(name)]
     if missing:
-        raise LabError(f"not installed: {', '.join(missing)}; install what the lab needs with: make bootstrap")
-
+        raise LabError(f"not installed: {', '.join(missing)}; install it with: make bootstrap")

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from hpcnet.lab.cluster import Lab
 
 _DESCRIPTION = f"""\
-A whole Slurm cluster on this machine: controller, login node and compute nodes, each in namespaces of its own, with a
-management network (eth0) and a fabric (ib0). Nothing of it is outside {DEFAULT_DIRECTORY} (or $HPCNET_LAB), and nothing
-is left after "down". Needs root. Users on its hosts: root, {", ".join(USERS)}."""
+A whole Slurm cluster on this machine: controller (ctl), login node (login) and compute nodes (n1, n2, ...), each in
+namespaces of its own, with a management network (eth0) and a fabric (ib0). All its files are in
+{DEFAULT_DIRECTORY} (or $HPCNET_LAB), and nothing is left after "down". Needs root. Users on its hosts:
+root, {", ".join(USERS)}."""
 
 _EXAMPLES = """\
 examples:
@@ -40,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run ``hpcnet lab ARGV``. Exit codes: 0 done, 1 it could not be done, 2 usage; ``run``: the command's own."""
+    """Run ``hpcnet lab ARGV``. Exit codes: 0 done, 1 not done, 2 usage; of ``run`` the command's own."""
     parser = argparse.ArgumentParser(prog="hpcnet lab", **_texts())
     _fill(parser)
     arguments = parser.parse_args(argv)
@@ -67,8 +68,10 @@ def _fill(parser: argparse.ArgumentParser) -> None:
 
     up = actions.add_parser("up", help="start the lab; returns when every node is idle")
     up.add_argument("--nodes", type=int, default=3, metavar="N", help="compute nodes n1..nN (default 3)")
-    up.add_argument("--docker", action="store_true", help="a dockerd on every node, with the image hpcnet-lab")
-    up.add_argument("--fabric-mtu", type=int, default=65520, metavar="BYTES", help="MTU of ib0 (default 65520)")
+    up.add_argument("--docker", action="store_true", help="dockerd on every node, with the image hpcnet-lab")
+    up.add_argument(
+        "--fabric-mtu", type=int, default=65520, metavar="BYTES", help="MTU of ib0 (default 65520)"
+    )
     up.add_argument("--json", action="store_true", help="print the status when done")
     up.set_defaults(lab_action=_up)
 

@@ -38,7 +38,7 @@ def daemon_json(data_root: Path) -> str:
 def make_image(layout: Layout) -> None:
     """Write the image's root file system as a tar."""
     busybox, iperf3 = Path("/bin/busybox").resolve(), Path(shutil.which("iperf3") or "/usr/bin/iperf3")
-    applets = subprocess.run([str(busybox), "--list"], capture_output=True, text=True, check=True).stdout.split()
+    applets = _output([str(busybox), "--list"]).split()
     with tarfile.open(layout.image, "w") as tar:
         for directory in ("bin", "dev", "etc", "proc", "root", "sys", "tmp", "usr/bin"):
             _add(tar, directory, type=tarfile.DIRTYPE, mode=0o1777 if directory == "tmp" else 0o755)
@@ -62,8 +62,11 @@ def load_image(host: Host, layout: Layout) -> None:
 
 def _libraries(program: Path) -> list[Path]:
     """The shared libraries of a program and its loader, by the paths at which it looks for them."""
-    text = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=True).stdout
-    return [Path(path) for path in re.findall(r"(/\S+) \(0x", text)]
+    return [Path(path) for path in re.findall(r"(/\S+) \(0x", _output(["ldd", str(program)]))]
+
+
+def _output(argv: list[str]) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes = b"", **header: object) -> None:

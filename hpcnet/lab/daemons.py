@@ -21,8 +21,8 @@ _START_SECONDS = 30.0
 _STOP_SECONDS = 5.0
 _MUNGE = "/run/munge"
 
-# Join the host's own control groups, as whatever an init system starts would be in them; then run the daemon ($@) with its
-# output in the log ($0).
+# Join the host's own control groups, as what an init system starts would be in them; then run the daemon ($@)
+# with its output in the log ($0).
 _LAUNCH = """
 for procs in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do
     [ -e "$procs" ] && echo 0 >"$procs"
@@ -52,7 +52,8 @@ def _munged() -> Daemon:
         *(f"--key-file={_MUNGE}/munge.key", f"--seed-file={_MUNGE}/munge.seed", "--origin=127.0.0.1"),
         *(f"--pid-file={_MUNGE}/munged.pid", f"--socket={_MUNGE}/munge.socket.2"),
     ]
-    return Daemon("munged", tuple(argv), f"{_MUNGE}/munged.pid", "/var/log/munged.log", _munge_listens, detaches=False)
+    pid_file, log = f"{_MUNGE}/munged.pid", "/var/log/munged.log"
+    return Daemon("munged", tuple(argv), pid_file, log, _munge_listens, detaches=False)
 
 
 def _dockerd() -> Daemon:
@@ -87,7 +88,7 @@ def find(host: str, name: str, docker: bool) -> Daemon:
 
 
 def start(host: Host, daemon: Daemon) -> Process:
-    """Start a daemon and wait until it is ready. Raises LabError with the end of its log when it does not come up."""
+    """Start a daemon and wait until it is ready. Raises LabError with the end of its log if it fails."""
     host.path(daemon.log).parent.mkdir(parents=True, exist_ok=True)
     host.path(daemon.pid_file).unlink(missing_ok=True)
     script = _BY_ITSELF if daemon.detaches else _DETACHED
@@ -101,7 +102,8 @@ def start(host: Host, daemon: Daemon) -> Process:
         if process and daemon.ready(host):
             return process
         time.sleep(0.01)
-    raise LabError(f"{daemon.name} did not start on {host.name}; its log ends:\n{tail(host.path(daemon.log))}")
+    log = tail(host.path(daemon.log))
+    raise LabError(f"{daemon.name} did not start on {host.name}; its log ends:\n{log}")
 
 
 def stop(host: Host, process: Process, number: int = signal.SIGTERM) -> None:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a command on a lab host: ``python3 -IS enter.py PID USER -- CMD...`` joins the namespaces of process PID.
+"""Run a command on a lab host, in the namespaces of its pid 1.
 
-It is also a script of its own, and imports little, so that entering a host takes milliseconds. The command gets a clean
-login environment, this process's terminal and files, and dies with it; its exit code (128 + N after signal N) becomes
-this process's.
+    python3 -IS enter.py PID USER -- CMD...
+
+Also a script of its own, with few imports, so that entering a host takes milliseconds. The command gets a
+clean login environment, this process's terminal and files, and dies with it; its exit code (128 + N after signal N)
+becomes this process's.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def enter(pid: int, user: str, command: list[str]) -> int:
-    """Run ``command`` as ``user`` in the namespaces of ``pid``; the return value is the exit code to end with.
+    """Run ``command`` as ``user`` in the namespaces of ``pid``; returns the exit code to end with.
 
     Raises OSError when the namespaces cannot be joined and KeyError when the host knows no such user.
     """

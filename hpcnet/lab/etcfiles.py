@@ -122,11 +122,11 @@ def shadow(text: str) -> str:
     return _append(text, [f"{user}:*:19000:0:99999:7:::" for user in USERS])
 
 
-def group(text: str, members_of: tuple[str, ...]) -> str:
-    """The machine's /etc/group with a group per user of the lab, all of whom join the groups ``members_of``."""
+def group(text: str, join: tuple[str, ...]) -> str:
+    """The machine's /etc/group with a group per user of the lab, who all join the groups ``join``."""
     lines = []
     for line in text.splitlines():
-        if line.split(":")[0] in members_of:
+        if line.split(":")[0] in join:
             separator = "" if line.endswith(":") else ","
             line += separator + ",".join(USERS)
         lines.append(line)

@@ -35,7 +35,7 @@ class Host:
     """Process id of its pid 1, in the machine's pid namespace."""
 
     def path(self, absolute: str) -> Path:
-        """The machine's path of a file of the host; no part of ``absolute`` may be a symbolic link to an absolute path."""
+        """The machine's path of a file of the host. No part of it may be an absolute symbolic link."""
         return Path(f"/proc/{self.init}/root{absolute}")
 
     @property
@@ -59,20 +59,20 @@ class Host:
     def run(
         self, argv: Sequence[str], *, user: str = "root", stdin: str = "", timeout: float | None = 60
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on the host to its end and give what it printed; it is killed after ``timeout`` seconds."""
+        """Run a command on the host and give its output; it is killed after ``timeout`` seconds."""
         command = self.command(argv, user)
         return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout)
 
 
 def boot(layout: Layout, state: State, names: Sequence[str]) -> dict[str, Host]:
-    """Start hosts side by side and wait until their mounts are made. Raises LabError naming the one that failed."""
+    """Start hosts side by side and wait until their mounts are made. Raises LabError."""
     pending = {name: _start_keeper(layout, state, name) for name in names}
     deadline = time.monotonic() + _BOOT_SECONDS
     return {name: _await_ready(layout, state, name, ready, deadline) for name, ready in pending.items()}
 
 
 def _start_keeper(layout: Layout, state: State, name: str) -> int:
-    """Start the process that keeps a host's namespaces; returns the descriptor on which the host says that it is ready."""
+    """Start the process that keeps a host's namespaces; returns the descriptor on which it says "ready"."""
     own = layout.host(name)
     found = cgroups.hierarchies()
     group = f"{state.cgroup}/{name}"
@@ -90,7 +90,7 @@ def _start_keeper(layout: Layout, state: State, name: str) -> int:
     go_read, go_write = os.pipe()
     ready_read, ready_write = os.pipe()
     log = os.open(own / "boot.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    actions = [(os.POSIX_SPAWN_DUP2, go_read, 0), (os.POSIX_SPAWN_DUP2, ready_write, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+    actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate((go_read, ready_write, log))]
     arguments = ["sh", str(_HOST_SH), "keep", name, str(layout.root)]
     # Not a Popen object: the process outlives this one, and nobody waits for it.
     pid = os.posix_spawn("/bin/sh", arguments, {"PATH": PATH}, file_actions=actions, setsid=True)

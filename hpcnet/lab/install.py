@@ -26,7 +26,7 @@ sys.exit(main())
 
 
 def spank_hooks() -> Path:
-    """The hooks' sources beside the hpcnet package. Raises LabError when there are none, as in an installed wheel."""
+    """The hooks' sources beside the hpcnet package. Raises LabError when there are none (a wheel)."""
     directory = Path(hpcnet.__file__).resolve().parent.parent / "spank_hooks"
     if not (directory / "Makefile").exists():
         raise LabError(f"{directory} is not there: the lab runs from a checkout of hpcnet (pip install -e .)")

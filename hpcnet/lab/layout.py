@@ -21,7 +21,7 @@ USERS = {"alice": 20001, "bob": 20002}
 
 SWITCH, CONTROLLER, LOGIN = "switch", "ctl", "login"
 
-_HIDDEN_ON_HOSTS = ("/dev", "/etc", "/home", "/opt", "/proc", "/run", "/sys", "/var/log", "/var/run", "/var/spool")
+_HIDDEN_ON_HOSTS = ("/dev", "/etc", "/home", "/opt", "/proc", "/run", "/sys", "/var/log", "/var/spool")
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ class Layout:
 
 
 def layout(directory: str | Path | None = None) -> Layout:
-    """The lab of a directory, of $HPCNET_LAB, or the default one. Raises LabError for a path that hosts could not use."""
+    """The lab of a directory, of $HPCNET_LAB, or the default one. Raises LabError for an unusable path."""
     text = str(directory or os.environ.get(DIRECTORY_VARIABLE) or DEFAULT_DIRECTORY)
     if not re.fullmatch(r"/[A-Za-z0-9_./-]+", text) or ".." in text.split("/"):
         raise LabError(f"lab directory {text}: must be an absolute path of letters, digits and _ . / -")
     root = Path(os.path.realpath(text))
     for hidden in _HIDDEN_ON_HOSTS:
         if root == Path(hidden) or Path(hidden) in root.parents:
-            raise LabError(f"lab directory {text}: the lab's hosts have their own {hidden}; use another directory")
+            raise LabError(f"lab directory {text}: hosts have their own {hidden}; use another directory")
     return Layout(root)
 
 

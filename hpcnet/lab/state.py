@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a lab has started: written before each thing is made, so that a crash at any moment can be cleaned up."""
+"""What a lab has started: written before each thing is made, so that any crash can be cleaned up."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Process:
 
 
 def _stat(pid: int, proc: Path) -> list[str] | None:
-    """The fields of /proc/PID/stat after the command name: state first, start time at index 19. See proc(5)."""
+    """Fields of /proc/PID/stat after the command name: state first, start time at index 19. See proc(5)."""
     try:
         text = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -47,7 +47,7 @@ def _stat(pid: int, proc: Path) -> list[str] | None:
 
 @dataclass
 class HostRecord:
-    """One host: the process that keeps its namespaces, its control groups, its daemons (ids of its own pid namespace)."""
+    """One host: the keeper of its namespaces, its control groups, its daemons (in its own pid namespace)."""
 
     keeper: Process | None = None
     cgroups: list[str] = field(default_factory=list)
@@ -81,7 +81,7 @@ class State:
         try:
             document = json.loads(text)
             if document["version"] != VERSION:
-                raise LabError(f"{path}: written by another version of the lab (version {document['version']})")
+                raise LabError(f"{path}: of another version of the lab: {document['version']}")
             hosts = {name: _host_record(entry) for name, entry in document.pop("hosts").items()}
             return cls(hosts=hosts, **document)
         except (ValueError, KeyError, TypeError) as error:
@@ -102,7 +102,8 @@ def init_of(keeper: Process) -> int | None:
     if not keeper.alive():
         return None
     with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text(encoding="ascii").split()[0])
+        children = Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text(encoding="ascii")
+        return int(children.split()[0])
     return None
 
 
