@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from hpcnet.lab.cluster import Lab
 
 _DESCRIPTION = f"""\
-A whole Slurm cluster on this machine: controller (ctl), login node (login) and compute nodes (n1, n2, ...), each in
-namespaces of its own, with a management network (eth0) and a fabric (ib0). All its files are in
+A whole Slurm cluster on this machine: controller (ctl), login node (login) and compute nodes (n1, n2, ...),
+each in namespaces of its own, with a management network (eth0) and a fabric (ib0). All its files are in
 {DEFAULT_DIRECTORY} (or $HPCNET_LAB), and nothing is left after "down". Needs root. Users on its hosts:
 root, {", ".join(USERS)}."""
 

@@ -4,8 +4,8 @@
     python3 -IS enter.py PID USER -- CMD...
 
 Also a script of its own, with few imports, so that entering a host takes milliseconds. The command gets a
-clean login environment, this process's terminal and files, and dies with it; its exit code (128 + N after signal N)
-becomes this process's.
+clean login environment, this process's terminal and files, and dies with it; its exit code (128 + N after
+signal N) becomes this process's.
 """
 
 from __future__ import annotations

@@ -124,12 +124,8 @@ def halt(layout: Layout, state: State, names: Sequence[str]) -> None:
     doomed: list[Process] = []
     for name in names:
         keeper = state.hosts[name].keeper
-        if keeper is None or not keeper.alive():
-            continue
-        init = init_of(keeper)
-        doomed += [Process.of(init), keeper] if init else [keeper]
-        # The keeper's death kills the host's pid 1, and that every process of its pid namespace.
-        os.kill(keeper.pid, signal.SIGKILL)
+        if keeper is not None and keeper.alive():
+            doomed += _kill(keeper)
     deadline = time.monotonic() + _END_SECONDS
     for process in doomed:
         while process.alive():
@@ -140,6 +136,25 @@ def halt(layout: Layout, state: State, names: Sequence[str]) -> None:
     for name in names:
         for group in state.hosts[name].cgroups:
             cgroups.remove(Path(group) / name, deadline)
+
+
+def _kill(keeper: Process) -> list[Process]:
+    """Kill a host; returns the processes to wait for.
+
+    The death of its pid 1 kills every process of its pid namespace; the keeper sees it, and ends.
+    """
+    init = init_of(keeper)
+    if init is None:
+        # Of a half-started host: let it not start one between our look and our shot.
+        os.kill(keeper.pid, signal.SIGSTOP)
+        time.sleep(0.01)
+        init = init_of(keeper)
+        os.kill(keeper.pid, signal.SIGKILL)
+    if init is None:
+        return [keeper]
+    process = Process.of(init)
+    os.kill(init, signal.SIGKILL)
+    return [process, keeper]
 
 
 def tail(path: Path, lines: int = 15) -> str:
