@@ -116,7 +116,7 @@ def _pair(part: str) -> tuple[str, Any]:
         raise _error(f"an empty part between commas; write {names.WORD}[,key=value]...")
     key, _, value = part.partition("=")
     if key not in _KEYS:
-        raise _error(f"unknown key {_quoted(key)}{_lower(key)}; known: {', '.join(_KEYS)}")
+        raise _error(f"unknown key {_quoted(key)}; known{_lower(key)}: {', '.join(_KEYS)}")
     reader, meaning = _KEYS[key]
     read = reader(value)
     if read is None:
@@ -188,7 +188,7 @@ def _not_offered(key: str, value: str, offered: tuple[str, ...]) -> UserError:
 
 
 def _lower(word: str) -> str:
-    return " (in lower case)" if re.search("[A-Z]", word) else ""
+    return ", in lower case" if re.search("[A-Z]", word) else ""
 
 
 def _bytes(word: str) -> bytes:
