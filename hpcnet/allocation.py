@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the controller does for a job: PrologSlurmctld leases a network, EpilogSlurmctld begins its end.
+
+    prolog_slurmctld(job, site)     the job's record carries a lease, or a refusal with the reason
+    epilog_slurmctld(job, site)     the lease on the record is ending
+    refuse(job, reason)             when there is not even a Site: hpcnet.toml is broken
+
+A job that asked costs slurmctld one RPC, the stamp. Only when the pool has no room are ended leases looked
+through, with one squeue and one ``scontrol show nodes`` for all of them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from typing import Callable
+
+from hpcnet import lease as leases
+from hpcnet import nodelist, record
+from hpcnet.config import Site
+from hpcnet.errors import HpcnetError, SiteError, UserError
+from hpcnet.leasestore import Entry, LeaseStore
+from hpcnet.model import Lease, Request
+from hpcnet.slurm import jobs
+from hpcnet.slurm.environment import Job
+
+POLL_SECONDS = 0.3
+"""How often a job that waits for a lease looks at the store."""
+
+SWEEP_SECONDS = 1.0
+"""How often at most slurmctld is asked about ended leases, by all waiting jobs together."""
+
+STAMP_SECONDS = 12.0
+"""How long slurmctld is tried for the stamp."""
+
+YOUNG_SECONDS = 60.0
+"""A live lease is not taken for a lost job's before this age."""
+
+Log = Callable[[str], None]
+
+
+def _to_stderr(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def prolog_slurmctld(job: Job, site: Site, log: Log = _to_stderr) -> None:
+    """Leases the job's network and stamps it on the record.
+
+    A bad request, a full pool or a passed deadline is stamped as a refusal, logged, and no error here. Raises
+    SiteError when nothing can be stamped: the record still says ``asked``, and no node builds anything.
+    """
+    try:
+        found = record.find(job.record_text)
+        if found is not None:
+            _lease_and_stamp(job, found.request, site, log)
+    except jobs.JobUnknown:
+        log(f"job {job.id}: is gone before it had its network")
+    except HpcnetError as error:
+        log(f"job {job.id}: refused: {error}")
+        silent = isinstance(error, jobs.ControllerUnreachable)
+        refuse(job, str(error), patience=3.0 if silent else STAMP_SECONDS)
+
+
+def epilog_slurmctld(job: Job, site: Site, log: Log = _to_stderr) -> None:
+    """Marks the lease on the job's record as ending. Raises SiteError.
+
+    By its serial, never as "the job's lease": after a requeue this may run when the next run has its own.
+    """
+    found = record.find(job.record_text)
+    if found is None or found.lease is None:
+        return
+    with LeaseStore(site.pool.store, _from_job_records, log) as store:
+        known = store.end(found.lease.serial, job.id, time.time())
+    log(f"job {job.id}: lease {found.lease.serial} {'is ending' if known else 'is not held any more'}")
+
+
+def refuse(job: Job, reason: str, patience: float = STAMP_SECONDS) -> None:
+    """Stamps a refusal on the record of a job that asked for a network, trying for ``patience`` seconds.
+
+    Raises SiteError, also as ControllerUnreachable and JobUnknown.
+    """
+    try:
+        found = record.find(job.record_text)
+        if found is None:
+            return
+        request = found.request
+    except (UserError, SiteError):
+        request = Request()  # the token itself is broken
+    refused = record.Record("refused", request, reason=reason)
+    _stamp(job, record.replace(job.record_text, refused), patience)
+
+
+def _lease_and_stamp(job: Job, request: Request, site: Site, log: Log) -> None:
+    terms = leases.terms_of(request, site)
+    size = len(nodelist.expand(job.nodelist))
+    with LeaseStore(site.pool.store, _from_job_records, log) as store:
+        lease, new = _wait_for_lease(store, job, size, terms, site, log)
+        try:
+            stamped = record.Record("lease", request, lease)
+            _stamp(job, record.replace(job.record_text, stamped), STAMP_SECONDS)
+        except HpcnetError:
+            store.end(lease.serial, job.id, time.time())
+            raise
+    log(f"job {job.id}: {'leased' if new else 'keeps'} {_summary(lease)} for {size} nodes")
+
+
+def _summary(lease: Lease) -> str:
+    return f"serial {lease.serial}, VNI {lease.vni}, {lease.ipv4}, {lease.ipv6}"
+
+
+def _wait_for_lease(
+    store: LeaseStore, job: Job, size: int, terms: leases.Terms, site: Site, log: Log
+) -> tuple[Lease, bool]:
+    """A lease, after a sweep and a wait of ``site.pool.wait`` seconds when the pool is full."""
+    deadline = time.monotonic() + site.pool.wait
+    while True:
+        try:
+            return store.lease(job.id, job.array, job.nodelist, size, terms, site.pool, time.time())
+        except leases.PoolFull:
+            if store.claim_sweep(time.time(), SWEEP_SECONDS) and sweep(store, site.pool.cooldown, log):
+                continue
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(POLL_SECONDS)
+
+
+def _stamp(job: Job, text: str, patience: float) -> None:
+    """Writes the record; a slurmctld that does not answer is tried again for ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return jobs.stamp(job, text, timeout=max(deadline - time.monotonic(), 1.0))
+        except jobs.ControllerUnreachable:
+            if time.monotonic() + POLL_SECONDS >= deadline:
+                raise
+        time.sleep(POLL_SECONDS)
+
+
+def sweep(store: LeaseStore, cooldown: float, log: Log = _to_stderr) -> int:
+    """Frees ended leases whose job has left its nodes, quarantines those with a lost node; returns how many
+    were freed. When slurmctld gives no answer everything is kept.
+    """
+    now = time.time()
+    due = [entry for entry in store.entries() if _may_be_over(entry, cooldown, now)]
+    if not due:
+        return 0
+    try:
+        occupying = jobs.occupying()
+        newest = _newest(store.entries())
+        over = [entry for entry in due if _is_over(entry, occupying, newest)]
+        for entry in [entry for entry in over if entry.state == "live"]:
+            store.end(entry.lease.serial, entry.job, now)
+            log(f"job {entry.job} is gone without an EpilogSlurmctld: lease {entry.lease.serial} is ending")
+        return _settle(store, [entry for entry in over if entry.state != "live"], log)
+    except jobs.ControllerUnreachable as error:
+        log(f"ended leases are kept: {error}")
+        return 0
+
+
+def _may_be_over(entry: Entry, cooldown: float, now: float) -> bool:
+    """By the clock alone. A serial is not less than the time of its lease in seconds."""
+    if entry.state == "live":
+        return entry.lease.serial + YOUNG_SECONDS <= now
+    return entry.ended + cooldown <= now or entry.ended > now + cooldown
+
+
+def _newest(entries: Iterable[Entry]) -> Mapping[int, int]:
+    """Largest serial of each job."""
+    newest: dict[int, int] = {}
+    for entry in entries:
+        newest[entry.job] = max(entry.lease.serial, newest.get(entry.job, 0))
+    return newest
+
+
+def _is_over(entry: Entry, occupying: Mapping[int, frozenset[str]], newest: Mapping[int, int]) -> bool:
+    """Whether the lease's run holds no node any more. With a newer lease, only COMPLETING may be this run."""
+    states = occupying.get(entry.job, frozenset())
+    if newest.get(entry.job, 0) > entry.lease.serial:
+        return "COMPLETING" not in states
+    return not states
+
+
+def _settle(store: LeaseStore, over: list[Entry], log: Log) -> int:
+    waiting = store.quarantined()
+    nodes = {entry.lease.serial: waiting.get(entry.lease.serial) or _nodes(entry) for entry in over}
+    hosts = jobs.hosts(frozenset().union(*nodes.values())) if over else {}
+    freed = 0
+    for entry in over:
+        serial = entry.lease.serial
+        lost = {node for node in nodes[serial] if _may_hold_network(entry, hosts.get(node))}
+        store.settle(entry, sorted(lost))
+        freed += not lost
+        if lost and entry.state == "ending":
+            names = nodelist.fold(sorted(lost))
+            log(f"lease {serial} of job {entry.job} is in quarantine until {names} reboots or is cleaned")
+    return freed
+
+
+def _nodes(entry: Entry) -> frozenset[str]:
+    return frozenset(nodelist.expand(entry.nodelist))
+
+
+def _may_hold_network(entry: Entry, host: jobs.Host | None) -> bool:
+    """Whether a node may still have the ended job's network. A boot since its end removed it for certain;
+    without one, a quarantined lease waits for ``cleaned`` even when the node is back.
+    """
+    if host is None:
+        return entry.state == "quarantined"
+    return host.boot <= entry.ended and (entry.state == "quarantined" or host.suspect)
+
+
+def _from_job_records() -> list[Entry]:
+    """The leases on job records, for a store that was lost. Raises ControllerUnreachable."""
+    now = time.time()
+    found = (_entry(job, now) for job in jobs.jobs())
+    return [entry for entry in found if entry is not None]
+
+
+def _entry(job: jobs.SlurmJob, now: float) -> Entry | None:
+    for text in (job.extra, job.comment):
+        try:
+            stamped = record.find(text)
+        except HpcnetError:
+            continue
+        if stamped is None or stamped.lease is None:
+            continue
+        if "PENDING" in job.states and "COMPLETING" not in job.states:
+            return None
+        live = bool(job.states & set(jobs.OCCUPYING.split(","))) and "COMPLETING" not in job.states
+        state, ended = ("live", 0.0) if live else ("ending", now)
+        return Entry(job.id, job.array, job.nodelist, state, ended, stamped.lease)
+    return None

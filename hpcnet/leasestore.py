@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Leases in one SQLite file, shared by all PrologSlurmctlds at once and by both controllers.
+
+    with LeaseStore(path, rebuild) as store:
+        lease = store.lease(job_id, array, nodelist, nodes, terms, pool, now)
+        store.end(lease.serial, job_id, now)
+
+A lease is *live*, then *ending*, perhaps *quarantined* (a node of it was down), then deleted: free.
+A missing or corrupt file is made anew out of ``rebuild()``: what the job records say.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from types import TracebackType
+from typing import Callable
+
+from hpcnet import lease as leases
+from hpcnet.config import Pool
+from hpcnet.errors import SiteError
+from hpcnet.model import Lease
+
+SCHEMA = 1
+"""Version of the tables, kept in SQLite's user_version; 0 is a file that has none yet."""
+
+BUSY_SECONDS = 10.0
+"""How long one controller waits while another writes."""
+
+_TABLES = """
+CREATE TABLE lease (
+  serial INTEGER PRIMARY KEY, job INTEGER NOT NULL, array TEXT NOT NULL, nodelist TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('live', 'ending', 'quarantined')), ended REAL NOT NULL,
+  vni INTEGER NOT NULL UNIQUE, ipv4 INTEGER NOT NULL UNIQUE, bits INTEGER NOT NULL, ipv6 TEXT NOT NULL UNIQUE,
+  mode TEXT NOT NULL, endpoints INTEGER NOT NULL, mtu INTEGER NOT NULL,
+  tasks TEXT NOT NULL, egress TEXT NOT NULL, docker INTEGER NOT NULL);
+CREATE INDEX lease_job ON lease (job);
+CREATE TABLE quarantine (
+  serial INTEGER NOT NULL REFERENCES lease ON DELETE CASCADE, node TEXT NOT NULL, PRIMARY KEY (serial, node));
+CREATE TABLE last (vni INTEGER NOT NULL, ipv4 INTEGER NOT NULL, serial INTEGER NOT NULL, swept REAL NOT NULL);
+INSERT INTO last VALUES (-1, -1, 0, 0);
+"""
+_COLUMNS = (
+    "serial, job, array, nodelist, state, ended, vni, ipv4, bits, ipv6, "
+    "mode, endpoints, mtu, tasks, egress, docker"
+)
+_END = "UPDATE lease SET state = 'ending', ended = ? WHERE serial = ?"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One lease and whose it is."""
+
+    job: int
+    array: str
+    """``ARRAYID_TASKID`` of an array task, else empty."""
+    nodelist: str
+    """Slurm's own text: the same nodes of the same job are the same run."""
+    state: str
+    """live, ending or quarantined."""
+    ended: float
+    """When it began ending, seconds since the epoch; 0 while live."""
+    lease: Lease
+
+
+Rebuild = Callable[[], Iterable[Entry]]
+
+
+def _to_stderr(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+class LeaseStore:
+    """The open file. Each method is one transaction; all raise SiteError when the file cannot be used."""
+
+    def __init__(self, path: str, rebuild: Rebuild, log: Callable[[str], None] = _to_stderr) -> None:
+        """Opens ``path``; missing or corrupt (kept aside, logged), it is made from ``rebuild()``."""
+        self._path, self._rebuild, self._log = path, rebuild, log
+        self._connection = self._opened()
+
+    def __enter__(self) -> LeaseStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._connection.close()
+
+    def lease(
+        self, job: int, array: str, nodelist: str, nodes: int, terms: leases.Terms, pool: Pool, now: float
+    ) -> tuple[Lease, bool]:
+        """The lease of this run, and whether it is a new one. Raises lease.PoolFull, SiteError.
+
+        A live lease of the same job on the same nodes is this run's: slurmctld was restarted and asks again.
+        One on other nodes is of a run whose end nobody told; it begins to end.
+        """
+        with self._transaction() as sql:
+            for entry in _entries(sql, "job = ? AND state = 'live'", job):
+                if entry.nodelist == nodelist:
+                    return entry.lease, False
+                sql.execute(_END, (now, entry.lease.serial))
+            try:
+                after, lease = leases.allocate(_state(sql), terms, nodes, pool, now)
+            except SiteError as error:
+                refusal = error  # what was marked above stays so
+            else:
+                _insert(sql, Entry(job, array, nodelist, "live", 0.0, lease))
+                _set_last(sql, after)
+                return lease, True
+        raise refusal
+
+    def end(self, serial: int, job: int, now: float) -> bool:
+        """Marks the job's lease as ending; again is fine. False: the job has no lease of this serial."""
+        with self._transaction() as sql:
+            changed = sql.execute(f"{_END} AND job = ? AND state != 'quarantined'", (now, serial, job))
+            return changed.rowcount == 1
+
+    def entries(self) -> list[Entry]:
+        """All leases that are not free, by serial."""
+        with self._transaction() as sql:
+            return _entries(sql, "1")
+
+    def quarantined(self) -> dict[int, frozenset[str]]:
+        """By serial: the nodes that a quarantined lease still waits for."""
+        with self._transaction() as sql:
+            found: dict[int, frozenset[str]] = {}
+            for serial, node in sql.execute("SELECT serial, node FROM quarantine"):
+                found[serial] = found.get(serial, frozenset()) | {node}
+            return found
+
+    def claim_sweep(self, now: float, interval: float) -> bool:
+        """Whether the caller is to sweep now: one of all who wait, once in ``interval`` seconds."""
+        with self._transaction() as sql:
+            due = (now, now - interval, now + interval)  # a time in the future is of a clock set back
+            claimed = sql.execute("UPDATE last SET swept = ? WHERE swept <= ? OR swept > ?", due)
+            return claimed.rowcount == 1
+
+    def settle(self, seen: Entry, waits_for: Iterable[str]) -> None:
+        """Frees the lease ``seen``, or quarantines it for the nodes it ``waits_for``.
+
+        Nothing happens when it is not any more as it was seen.
+        """
+        serial, nodes = seen.lease.serial, [(seen.lease.serial, node) for node in waits_for]
+        same = (serial, seen.state, seen.ended)
+        with self._transaction() as sql:
+            if not nodes:
+                sql.execute("DELETE FROM lease WHERE serial = ? AND state = ? AND ended = ?", same)
+                return
+            changed = sql.execute(
+                "UPDATE lease SET state = 'quarantined' WHERE serial = ? AND state = ? AND ended = ?", same
+            )
+            if changed.rowcount:
+                sql.execute("DELETE FROM quarantine WHERE serial = ?", (serial,))
+                sql.executemany("INSERT INTO quarantine VALUES (?, ?)", nodes)
+
+    def cleaned(self, node: str) -> int:
+        """Nothing of ended jobs is left on ``node``: frees what waited only for it; returns how many."""
+        with self._transaction() as sql:
+            sql.execute("DELETE FROM quarantine WHERE node = ?", (node,))
+            return sql.execute(
+                "DELETE FROM lease WHERE state = 'quarantined' "
+                "AND serial NOT IN (SELECT serial FROM quarantine)"
+            ).rowcount
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Read, decide and write as one, alone among all processes."""
+        sql = self._connection
+        try:
+            sql.execute("BEGIN IMMEDIATE")
+            try:
+                yield sql
+                if self._moved():
+                    raise SiteError(f"lease store {self._path} was replaced meanwhile; try again")
+                sql.execute("COMMIT")
+            except BaseException:
+                if sql.in_transaction:
+                    sql.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def _moved(self) -> bool:
+        try:
+            return os.stat(self._path).st_ino != self._inode
+        except OSError:
+            return True
+
+    def _unusable(self, error: sqlite3.Error) -> SiteError:
+        return SiteError(
+            f"lease store {self._path}: {error}; [pool] store needs a directory that SlurmUser may write"
+        )
+
+    # Opening, and making the file anew.
+
+    def _opened(self) -> sqlite3.Connection:
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            if not _is_corrupt(error):
+                raise self._unusable(error) from error
+        self._move_aside()
+        try:
+            return self._connect()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        self._create_file()
+        sql = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            self._inode = os.stat(self._path).st_ino
+            sql.execute("PRAGMA synchronous = FULL")
+            sql.execute("PRAGMA foreign_keys = ON")
+            version = sql.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                version = self._build(sql)
+            if version != SCHEMA:
+                raise SiteError(f"lease store {self._path} has schema {version}, not {SCHEMA}; update hpcnet")
+            health = sql.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if health != "ok" or sql.execute("SELECT vni FROM last").fetchone() is None:
+                raise sqlite3.DatabaseError(f"malformed: {health}")
+            return sql
+        except BaseException:
+            sql.close()
+            raise
+
+    def _create_file(self) -> None:
+        """An empty file only its owner reads; root gives it to the directory's owner, who is SlurmUser."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            return
+        except OSError as error:
+            raise SiteError(
+                f"lease store {self._path} cannot be made: {error.strerror}; [pool] store needs a directory "
+                "that SlurmUser may write"
+            ) from None
+        try:
+            if os.geteuid() == 0:
+                owner = os.stat(os.path.dirname(self._path))
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(descriptor)
+
+    def _build(self, sql: sqlite3.Connection) -> int:
+        """Tables and what the job records say in one transaction, so that nobody sees an empty pool."""
+        sql.execute("BEGIN IMMEDIATE")
+        try:
+            version: int = sql.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                for statement in _TABLES.split(";\n"):
+                    sql.execute(statement)
+                self._restore(sql, self._rebuild())
+                sql.execute(f"PRAGMA user_version = {SCHEMA}")
+                version = SCHEMA
+            sql.execute("COMMIT")
+            return version
+        except BaseException:
+            if sql.in_transaction:
+                sql.execute("ROLLBACK")
+            raise
+
+    def _restore(self, sql: sqlite3.Connection, found: Iterable[Entry]) -> None:
+        """Live leases come first: an ended one that shares a number with them was given again since."""
+        entries = sorted(found, key=lambda entry: (entry.state != "live", entry.lease.serial))
+        serials: set[int] = set()
+        for entry, (_, alone) in zip(entries, leases.disjoint(entry.lease for entry in entries)):
+            if alone and entry.lease.serial not in serials:
+                serials.add(entry.lease.serial)
+                _insert(sql, entry)
+            elif entry.state == "live":
+                self._log(f"job {entry.job}: lease {entry.lease.serial} overlaps another job's; not restored")
+        newest = max((entry.lease for entry in entries), key=lambda lease: lease.serial, default=None)
+        if newest:
+            _set_last(sql, leases.State((), newest.vni, int(newest.ipv4.broadcast_address), newest.serial))
+        self._log(f"lease store {self._path} made anew; leases restored from job records: {len(serials)}")
+
+    def _move_aside(self) -> None:
+        """Keeps a corrupt file under another name; locked, so that nobody moves the good one after it."""
+        import fcntl
+        import time
+
+        lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            try:
+                self._connect().close()
+                return
+            except sqlite3.DatabaseError as error:
+                if not _is_corrupt(error):
+                    raise self._unusable(error) from error
+            kept = f"{self._path}.corrupt-{int(time.time())}"
+            for suffix in ("-journal", ""):
+                if os.path.exists(self._path + suffix):
+                    os.rename(self._path + suffix, kept + suffix)
+            self._log(f"lease store {self._path} is corrupt; kept as {kept}")
+        finally:
+            os.close(lock)
+
+
+def _is_corrupt(error: sqlite3.Error) -> bool:
+    text = str(error)
+    return "not a database" in text or "malformed" in text or "no such table" in text
+
+
+def _state(sql: sqlite3.Connection) -> leases.State:
+    held = tuple(map(leases.Held._make, sql.execute("SELECT vni, ipv4, bits, ipv6 FROM lease")))
+    vni, ipv4, serial = sql.execute("SELECT vni, ipv4, serial FROM last").fetchone()
+    return leases.State(held, vni, ipv4, serial)
+
+
+def _set_last(sql: sqlite3.Connection, state: leases.State) -> None:
+    values = (state.last_vni, state.last_ipv4, state.last_serial)
+    sql.execute("UPDATE last SET vni = ?, ipv4 = ?, serial = ?", values)
+
+
+def _entries(sql: sqlite3.Connection, where: str, *values: object) -> list[Entry]:
+    rows = sql.execute(f"SELECT {_COLUMNS} FROM lease WHERE {where} ORDER BY serial", values)
+    return [
+        Entry(
+            job=row[1],
+            array=row[2],
+            nodelist=row[3],
+            state=row[4],
+            ended=row[5],
+            lease=Lease(
+                serial=row[0],
+                vni=row[6],
+                ipv4=IPv4Network((row[7], 32 - row[8])),
+                ipv6=IPv6Network(row[9]),
+                mode=row[10],
+                endpoints=row[11],
+                mtu=row[12],
+                join=row[13],
+                egress=row[14],
+                docker=bool(row[15]),
+            ),
+        )
+        for row in rows
+    ]
+
+
+def _insert(sql: sqlite3.Connection, entry: Entry) -> None:
+    lease = entry.lease
+    vni, ipv4, bits, ipv6 = leases.held(lease)
+    values = (
+        *(lease.serial, entry.job, entry.array, entry.nodelist, entry.state, entry.ended),
+        *(vni, ipv4, bits, ipv6),
+        *(lease.mode, lease.endpoints, lease.mtu, lease.join, lease.egress, lease.docker),
+    )
+    sql.execute(f"INSERT INTO lease ({_COLUMNS}) VALUES ({','.join('?' * len(values))})", values)
