@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Callable
@@ -98,6 +98,15 @@ class Site:
     submit: Submit = field(default_factory=Submit)
     hooks: Hooks = field(default_factory=Hooks)
 
+
+_SECTIONS: Mapping[str, Callable[..., Any]] = {
+    "fabric": Fabric,
+    "pool": Pool,
+    "defaults": Defaults,
+    "offer": Offer,
+    "submit": Submit,
+    "hooks": Hooks,
+}
 
 Check = Callable[[Any], Any]
 """Turns a TOML value into the Site's, or raises ValueError with what is allowed."""
@@ -253,11 +262,11 @@ def parse(text: str, source: str = names.CONFIG_FILE) -> Site:
     except tomli.TOMLDecodeError as error:
         raise SiteError(f"{source}: not TOML: {error}") from None
     sections = {}
-    for section in fields(Site):
-        table = document.pop(section.name, {})
+    for name, section in _SECTIONS.items():
+        table = document.pop(name, {})
         if not isinstance(table, dict):
-            raise SiteError(f"{source}: {section.name} must be a table: [{section.name}]")
-        sections[section.name] = section.default_factory(**_values(section.name, table, source))  # type: ignore[misc]
+            raise SiteError(f"{source}: {name} must be a table: [{name}]")
+        sections[name] = section(**_values(name, table, source))
     if document:
         unknown, known = min(document), ", ".join(f"[{name}]" for name in _KEYS)
         raise SiteError(f"{source}: unknown section or key {unknown!r}; known sections: {known}")

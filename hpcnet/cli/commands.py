@@ -1,21 +1,131 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that people type: the parser, and which function runs each."""
+"""The parser of the commands that people type, and their exit codes."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from hpcnet import __version__, config
-from hpcnet.errors import HpcnetError
-from hpcnet.kernel import filter as packet_filter
-from hpcnet import journal
+from hpcnet import __version__, names
+from hpcnet.cli import networks, node, planning
+from hpcnet.errors import HpcnetError, UserError
+
+_EXIT_CODES = """\
+exit codes:
+  0  done; for check: nothing differs
+  1  check found a difference; show found no network of that job
+  2  the command line or the --network option is wrong
+  3  the site or the node stands in the way: configuration, slurmctld, the kernel
+
+also:
+  hpcnet lab ...                      a whole cluster on this machine, to try things (hpcnet lab --help)
+  hpcnet prolog | epilog | prolog-slurmctld | epilog-slurmctld
+                                      the hooks; Slurm calls them
+"""
+
+_PLAN = """\
+examples:
+  hpcnet plan --network ib --nodes 'n[1-4]'
+  hpcnet plan --network ib,mtu=9000,endpoints=4 --nodes 'n[1-4]' --node n2
+  hpcnet plan --network ib --nodes n1,n7 --json
+"""
+
+_LIST = """\
+examples:
+  hpcnet list
+  hpcnet list --json
+"""
+
+_SHOW = """\
+examples:
+  hpcnet show 1234
+  hpcnet show 1234 --json
+"""
+
+_CHECK = """\
+Every line of the answer is something that the job's network should have and has not (missing), has and
+should not (foreign), or a node that does not answer a packet of full size (silent).
+
+examples:
+  hpcnet check            all jobs of this node
+  hpcnet check 1234 --json
+"""
+
+_FILTER = """\
+  show   print hpcnet's nftables table as nft reads it, without loading it
+  load   make /run/hpcnet and load the table; jobs' entries stay. Run it at boot on every host of the fabric.
+
+examples:
+  hpcnet filter show | less
+  hpcnet filter load
+"""
 
 
-def main(arguments: Sequence[str]) -> int:
-    site = config.load()
-    if arguments[:2] == ["filter", "load"]:
-        journal.prepare()
-        packet_filter.load(site.fabric.uplink, site.pool.vni)
-    return 0
+def main(words: Sequence[str]) -> int:
+    """Parse and run; an error is one line on stderr."""
+    arguments = _parser().parse_args(words)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"hpcnet: {error}", file=sys.stderr)
+        return 2
+    except HpcnetError as error:
+        print(f"hpcnet: {error}", file=sys.stderr)
+        return 3
+    except PermissionError as error:
+        print(f"hpcnet: {error.filename or 'the kernel'}: {error.strerror}; run it as root", file=sys.stderr)
+        return 3
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hpcnet",
+        description="Per-job networks for Slurm: #SBATCH --network=ib gives a job a network of its own.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"hpcnet {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: object, summary: str, details: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=details,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.set_defaults(run=run)
+        default = names.CONFIG_FILE
+        made.add_argument("--config", metavar="FILE", default=default, help=f"the site's (default {default})")
+        if name != "filter":
+            made.add_argument("--json", action="store_true", help="machine-readable, on stdout")
+        return made
+
+    plan = command("plan", planning.run, "print what would be built for a job; touches nothing", _PLAN)
+    plan.add_argument("--network", metavar="ib[,KEY=VALUE]...", default="ib", help="as sbatch takes it")
+    plan.add_argument("--nodes", metavar="LIST", required=True, help="the job's nodes, such as n[1-4,7]")
+    plan.add_argument("--node", metavar="NAME", help="show what this node builds")
+    command("list", networks.run_list, "the networks of all jobs that Slurm knows", _LIST)
+    show = command("show", networks.run_show, "one job's network", _SHOW)
+    show.add_argument("job", metavar="JOB", type=_job_id)
+    check = command("check", node.run_check, "compare a job's network on this node with its journal", _CHECK)
+    check.add_argument("job", metavar="JOB", type=_job_id, nargs="?", help="default: all jobs of this node")
+    load = command("filter", node.run_filter, "hpcnet's own packet filter on this host", _FILTER)
+    load.add_argument("action", choices=("show", "load"))
+    return parser
+
+
+def _job_id(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a job id, a number such as 1234")
+    return int(text)

@@ -15,6 +15,9 @@ _MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
 _MNT_DETACH = 2
 _OWN = "/proc/thread-self/ns/net"
 
+BORN = frozenset("lo tunl0 gre0 gretap0 erspan0 ip_vti0 ip6_vti0 sit0 ip6tnl0 ip6gre0".split())
+"""Devices that a new namespace may have of itself: the tunnel modules put their fallbacks into each."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

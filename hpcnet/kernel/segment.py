@@ -27,11 +27,6 @@ _IFLA_MACVLAN_MODE, _MACVLAN_MODE_BRIDGE = 1, 4
 LEARNED = 64
 """MACs that the device may learn beyond the planned ones: enough for strays, too few to fill memory."""
 
-_BORN = frozenset(
-    "lo tunl0 gre0 gretap0 erspan0 ip_vti0 ip6_vti0 sit0 ip6tnl0 ip6gre0".split()
-)
-"""Devices that a new namespace may have of itself: the tunnel modules put their fallbacks into each."""
-
 _BEFORE = (
     # of every device to come: no address, no solicitation, no autoconfiguration of its own
     ("net/ipv6/conf/default/addr_gen_mode", "1"),
@@ -248,7 +243,7 @@ def alias(job_id: int) -> str | None:
 def strangers(job_id: int) -> list[str]:
     """Interfaces in the job's namespace that hpcnet did not make."""
     devices = _devices_of(job_id).values()
-    return [link.name for link in devices if link.name not in _BORN and link.group != names.DEVICE_GROUP]
+    return [link.name for link in devices if link.name not in netns.BORN and link.group != names.DEVICE_GROUP]
 
 
 def _devices_of(job_id: int) -> dict[str, Link]:

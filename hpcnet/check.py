@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hpcnet check``: a job's network on this node, the kernel against the journal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcnet import journal, lifecycle
+from hpcnet.config import Site
+from hpcnet.kernel import netns, observe, probe
+
+PROBED = 1000
+"""Most peers that get a full-size packet, so that a check stays short on a large job."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a job's network here differs from its plan; all empty: it does not."""
+
+    job_id: int
+    missing: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+    """Nodes that do not answer a packet of full size."""
+    problem: str = ""
+    """Why it could not be compared, or that it is refused."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is missing, foreign, silent or refused."""
+        return not (self.missing or self.foreign or self.silent or self.problem)
+
+
+def check(job_id: int, site: Site) -> Report:
+    """Compare what the kernel holds with what the journal says, and try the way to each peer."""
+    refusal = journal.refusal(job_id)
+    if refusal:
+        return Report(job_id, problem=f"refused: {refusal}")
+    entry = journal.read(job_id)
+    if entry is None:
+        return Report(job_id, problem="no journal of this job on this node")
+    if entry.boot_id != lifecycle.boot_id():
+        return Report(job_id, problem="built before this node was booted; nothing of it is left but its journal")
+    plan = lifecycle.plan_of(entry, site)
+    wanted, found = observe.planned(plan), observe.observed(job_id, entry.vni)
+    silent: list[str] = []
+    if netns.exists(job_id) and not wanted - found:
+        peers = {peer.ipv4: peer.node for peer in plan.peers if peer.slot == 0}
+        asked = list(peers)[:PROBED]
+        silent = [peers[address] for address in probe.silent(job_id, asked, plan.mtu)]
+    return Report(job_id, tuple(sorted(wanted - found)), tuple(sorted(found - wanted)), tuple(silent))
+
+
+def jobs() -> list[int]:
+    """Jobs that have anything on this node: a directory, or a namespace."""
+    return sorted({*journal.jobs(), *netns.pinned()})

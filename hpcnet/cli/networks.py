@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hpcnet list`` and ``hpcnet show``: the networks, from the job records that anyone may read."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hpcnet import config, fabric, journal, names, nodelist, record
+from hpcnet.cli.table import print_json, print_table
+from hpcnet.errors import HpcnetError, SiteError
+from hpcnet.plan import endpoints_of
+from hpcnet.record import Record
+from hpcnet.request import text as request_text
+from hpcnet.slurm.jobs import SlurmJob, jobs
+
+
+@dataclass(frozen=True)
+class Network:
+    """A job that asked for a network, and what its record says."""
+
+    job: SlurmJob
+    record: Record
+
+    def document(self) -> dict[str, Any]:
+        """As JSON: lease is null until the job starts, refused is null unless it was."""
+        job, found = self.job, self.record
+        asked = request_text(found.request)
+        return {
+            "job": job.id,
+            "array": job.array or None,
+            "user": job.user,
+            "state": sorted(job.states),
+            "nodes": job.nodelist,
+            "asked": f"{names.WORD},{asked}" if asked else names.WORD,
+            "lease": asdict(found.lease) if found.lease else None,
+            "refused": found.reason or None,
+        }
+
+
+def _networks() -> list[Network]:
+    found = []
+    for job in jobs():
+        text = job.extra if names.TOKEN in job.extra else job.comment
+        try:
+            seen = record.find(text)
+        except SiteError as error:
+            print(f"hpcnet: job {job.id}: {error}", file=sys.stderr)
+            continue
+        if seen is not None:
+            found.append(Network(job, seen))
+    return found
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """One line for each job that asked."""
+    found = _networks()
+    if arguments.json:
+        print_json([network.document() for network in found])
+        return 0
+    heads = ("JOB", "USER", "STATE", "MODE", "VNI", "SUBNET", "MTU", "NODES")
+    print_table(heads, (_row(network) for network in found))
+    return 0
+
+
+def _row(network: Network) -> tuple[object, ...]:
+    job, lease = network.job, network.record.lease
+    state = "+".join(sorted(job.states))
+    if lease is None:
+        why = f"refused: {network.record.reason}" if network.record.reason else "-"
+        return job.array or job.id, job.user, state, "-", "-", "-", "-", why
+    mtu = lease.mtu or "largest"
+    return job.array or job.id, job.user, state, lease.mode, lease.vni, lease.ipv4, mtu, job.nodelist or "-"
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """All of one job; on a node also what that node's journal says."""
+    network = next((seen for seen in _networks() if seen.job.id == arguments.job), None)
+    here = _here(arguments.job)
+    if network is None and here is None:
+        print(f"hpcnet: job {arguments.job} has no network, or Slurm does not know it (any more)", file=sys.stderr)
+        return 1
+    document = network.document() if network else {"job": arguments.job}
+    document["addresses"] = _addresses(network, arguments.config) if network else []
+    document["here"] = here
+    if arguments.json:
+        print_json(document)
+    else:
+        _print(document)
+    return 0
+
+
+def _addresses(network: Network, config_file: str) -> list[dict[str, Any]]:
+    """Each node's address, computed as the node does; empty before the job has nodes and a lease."""
+    lease, nodes = network.record.lease, nodelist.expand(network.job.nodelist) if network.job.nodelist else []
+    if lease is None or not nodes:
+        return []
+    try:
+        underlays = fabric.addresses(config.load(config_file).fabric, nodes)
+        return [
+            {"node": node, "ipv4": own.ipv4, "ipv6": own.ipv6, "mac": own.mac, "fabric": own.underlay}
+            for rank, node in enumerate(nodes)
+            for own in endpoints_of(lease, node, rank, len(nodes), underlays[node])[:1]
+        ]
+    except HpcnetError as error:
+        print(f"hpcnet: the nodes' addresses cannot be computed here: {error}", file=sys.stderr)
+        return []
+
+
+def _here(job_id: int) -> dict[str, Any] | None:
+    """What this host's state directory says of the job, or None."""
+    if not os.path.isdir(names.job_dir(job_id)):
+        return None
+    try:
+        steps = journal.steps(job_id)
+    except PermissionError:
+        steps = []
+    return {"complete": journal.published(job_id), "refused": journal.refusal(job_id) or None, "steps": steps}
+
+
+def _print(document: dict[str, Any]) -> None:
+    lease = document.get("lease")
+    if "user" in document:
+        print(f"job       {document['job']} of {document['user']}, {'+'.join(document['state'])}")
+        print(f"asked     --network={document['asked']}")
+    else:
+        print(f"job       {document['job']}, not known to Slurm any more")
+    if lease:
+        print(f"network   {lease['mode']}, VNI {lease['vni']}, {lease['ipv4']}, {lease['ipv6']}")
+        print(f"mtu       {lease['mtu'] or 'the largest that each uplink allows'}")
+        print(f"join      {lease['join']}, egress {lease['egress']}, docker {'yes' if lease['docker'] else 'no'}")
+        print(f"serial    {lease['serial']}")
+    elif document.get("refused"):
+        print(f"refused   {document['refused']}")
+    elif "user" in document:
+        print("network   none yet: it is leased when the job starts")
+    here = document["here"]
+    if here:
+        what = f"refused: {here['refused']}" if here["refused"] else "complete" if here["complete"] else "half-built"
+        print(f"here      {what}")
+    if document["addresses"]:
+        print()
+        heads = ("NODE", "IPV4", "IPV6", "MAC", "FABRIC")
+        print_table(heads, (tuple(entry[key.lower()] for key in heads) for entry in document["addresses"]))

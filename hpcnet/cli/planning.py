@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hpcnet plan``: what a job would get, computed as the controller and the nodes do."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from hpcnet import config, fabric, lease, leasestore, names, nodelist, request
+from hpcnet.cli.table import print_json, print_table
+from hpcnet.config import Site
+from hpcnet.errors import SiteError, UserError
+from hpcnet.kernel import observe
+from hpcnet.model import VXLAN_OVERHEAD, Endpoint, Lease
+from hpcnet.plan import endpoints_of, plan
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the lease and every node's addresses; with --node what that node builds."""
+    site = config.load(arguments.config)
+    asked = request.parse(arguments.network)
+    if asked is None:
+        raise UserError(f"--network={arguments.network} is not hpcnet's; its first word is {names.WORD}")
+    nodes = nodelist.expand(arguments.nodes)
+    if len(set(nodes)) < len(nodes):
+        raise UserError(f"nodes {arguments.nodes}: a name twice")
+    if arguments.node is not None and arguments.node not in nodes:
+        raise UserError(f"node {arguments.node} is not among {arguments.nodes}")
+    state, source = _state(site)
+    given = lease.allocate(state, lease.terms_of(asked, site), len(nodes), site.pool, 0)[1]
+    underlays = fabric.addresses(site.fabric, nodes)
+    everyone = [
+        endpoints_of(given, node, rank, len(nodes), underlays[node]) for rank, node in enumerate(nodes)
+    ]
+    document: dict[str, Any] = {
+        "lease": _lease_document(given),
+        "lease_source": source,
+        "nodes": [_node_document(rank, endpoints) for rank, endpoints in enumerate(everyone)],
+    }
+    if arguments.node is not None:
+        document["builds"] = _builds(given, nodes, arguments.node, underlays, site)
+    if arguments.json:
+        print_json(document)
+    else:
+        _print(document, arguments.node)
+    return 0
+
+
+def _state(site: Site) -> tuple[lease.State, str]:
+    """What the allocator knows: on the controller the pool as it is, elsewhere an empty one."""
+    try:
+        return leasestore.peek(site.pool.store), "next"
+    except SiteError:
+        return lease.State(), "first"
+
+
+def _lease_document(given: Lease) -> dict[str, Any]:
+    document = asdict(given)
+    del document["serial"]
+    return document
+
+
+def _node_document(rank: int, endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
+    tasks, containers = endpoints[0], endpoints[1:]
+    return {
+        "node": tasks.node,
+        "rank": rank,
+        "fabric": tasks.underlay,
+        "ipv4": tasks.ipv4,
+        "ipv6": tasks.ipv6,
+        "mac": tasks.mac,
+        "containers": [endpoint.ipv4 for endpoint in containers],
+    }
+
+
+def _builds(given: Lease, nodes: list[str], node: str, underlays: Any, site: Site) -> dict[str, Any]:
+    # Without [fabric] mtu only the node itself knows what its uplink carries.
+    uplink_mtu = site.fabric.mtu or (given.mtu or 1500) + VXLAN_OVERHEAD
+    wanted = plan(
+        given, nodes, node, underlays, cluster="CLUSTER", job_id=0, uid=0, uplink=site.fabric.uplink,
+        uplink_mtu=uplink_mtu,
+    )  # fmt: skip
+    if not given.mtu:
+        mtu = f"(the MTU of {site.fabric.uplink} less {VXLAN_OVERHEAD})"
+        return {"lines": [line.replace("mtu 1500", f"mtu {mtu}") for line in _lines(wanted)]}
+    return {"lines": _lines(wanted)}
+
+
+def _lines(wanted: Any) -> list[str]:
+    identity = names.alias("CLUSTER", 0, wanted.lease.serial)
+    return [line.replace(f" alias {identity}", "") for line in sorted(observe.planned(wanted))]
+
+
+def _print(document: dict[str, Any], node: str | None) -> None:
+    given, source = document["lease"], document["lease_source"]
+    says = "the lease that the next job would get" if source == "next" else "an empty pool's first lease"
+    print(f"network   {given['mode']}, VNI {given['vni']}, {given['ipv4']}, {given['ipv6']} ({says})")
+    print(f"mtu       {given['mtu'] or 'the largest that each uplink allows'}")
+    print(f"join      {given['join']}, egress {given['egress']}, docker {'yes' if given['docker'] else 'no'}\n")
+    heads = ("NODE", "FABRIC", "IPV4", "IPV6", "MAC", "CONTAINERS")
+    print_table(heads, (_row(entry) for entry in document["nodes"]))
+    if node is not None:
+        print(f"\n{node} builds namespace hpcnet-JOBID with")
+        for line in document["builds"]["lines"]:
+            print(f"  {line}")
+
+
+def _row(entry: dict[str, Any]) -> tuple[object, ...]:
+    containers = entry["containers"]
+    span = f"{containers[0]}-{str(containers[-1]).rpartition('.')[2]}" if containers else "-"
+    return entry["node"], entry["fabric"], entry["ipv4"], entry["ipv6"], entry["mac"], span

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel holds of a job's network, as sorted lines of text, and what it should hold.
+
+The kernel is read through pyroute2, not through the encoder that built: an error of one would show here.
+Not for hooks: the import alone costs more than they do.
+"""
+
+from __future__ import annotations
+
+from pyroute2 import IPRoute
+
+from hpcnet import names
+from hpcnet.kernel import filter as packet_filter
+from hpcnet.kernel import netns, rtnl
+from hpcnet.model import VXLAN_PORT, Plan
+
+
+def planned(plan: Plan) -> set[str]:
+    """The lines that the kernel of this node should hold."""
+    own, lease, alias = plan.tasks, plan.lease, names.alias(plan.cluster, plan.job_id, plan.lease.serial)
+    lines = {
+        f"device {names.VXLAN_DEVICE} vxlan id {lease.vni} local {own.underlay} port {VXLAN_PORT} "
+        f"mtu {plan.mtu} up alias {alias}",
+        f"device {names.TASKS_DEVICE} macvlan mac {own.mac} mtu {plan.mtu} up alias {alias}",
+        f"address {own.ipv4}/{lease.ipv4.prefixlen} on {names.TASKS_DEVICE}",
+        f"address {own.ipv6}/64 on {names.TASKS_DEVICE}",
+        f"address {own.link_local}/64 on {names.TASKS_DEVICE}",
+    }
+    for peer in plan.peers:
+        lines.add(f"forwarding {peer.mac} to {peer.underlay}")
+        lines.add(f"neighbour {peer.ipv4} has {peer.mac}")
+        lines.add(f"neighbour {peer.ipv6} has {peer.mac}")
+    return lines | {f"filter admits VNI {lease.vni} from {vtep}" for vtep in plan.vteps}
+
+
+def observed(job_id: int, vni: int) -> set[str]:
+    """The lines that it holds. What it learned by itself (dynamic entries) is not listed."""
+    lines = {f"filter admits VNI {vni} from {vtep}" for vtep in packet_filter.admitted(vni)}
+    if netns.exists(job_id):
+        with netns.inside(job_id), IPRoute() as route:
+            lines |= _namespace(route)
+    return lines
+
+
+def _namespace(route: IPRoute) -> set[str]:
+    links = {link["index"]: link for link in route.get_links()}
+    lines = {_device(link) for link in links.values() if link.get("ifname") not in netns.BORN}
+    for address in route.get_addr():
+        device = links[address["index"]].get("ifname")
+        if device not in netns.BORN:
+            lines.add(f"address {address.get('address')}/{address['prefixlen']} on {device}")
+    for index, link in links.items():
+        if link.get(("linkinfo", "kind")) == "vxlan":
+            for entry in route.fdb("dump", ifindex=index):
+                if entry["state"] & rtnl.NUD_PERMANENT and entry.get("dst"):
+                    lines.add(f"forwarding {entry.get('lladdr')} to {entry.get('dst')}")
+    for entry in route.get_neighbours():
+        if entry["state"] & rtnl.NUD_PERMANENT and entry.get("lladdr"):
+            lines.add(f"neighbour {entry.get('dst')} has {entry.get('lladdr')}")
+    return lines
+
+
+def _device(link: dict[str, object]) -> str:
+    get = link.get
+    kind = get(("linkinfo", "kind"))  # type: ignore[call-overload]
+    what = f"mac {get('address')}"
+    if kind == "vxlan":
+        data = get(("linkinfo", "data"))  # type: ignore[call-overload]
+        what = f"id {data.get('vxlan_id')} local {data.get('vxlan_local')} port {data.get('vxlan_port')}"
+    state = "up" if int(str(link["flags"])) & rtnl.IFF_UP else "down"
+    alias = f" alias {get('ifalias')}" if get("ifalias") else ""
+    return f"device {get('ifname')} {kind} {what} mtu {get('mtu')} {state}{alias}"
