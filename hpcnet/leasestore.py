@@ -359,3 +359,15 @@ def _insert(sql: sqlite3.Connection, entry: Entry) -> None:
         *(lease.mode, lease.endpoints, lease.mtu, lease.join, lease.egress, lease.docker),
     )
     sql.execute(f"INSERT INTO lease ({_COLUMNS}) VALUES ({','.join('?' * len(values))})", values)
+
+
+def peek(path: str) -> leases.State:
+    """What the allocator would start from, read without making or changing anything. Raises SiteError."""
+    try:
+        sql = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+        try:
+            return _state(sql)
+        finally:
+            sql.close()
+    except (sqlite3.Error, TypeError) as error:
+        raise SiteError(f"lease store {path}: {error}") from None

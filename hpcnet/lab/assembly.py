@@ -187,6 +187,8 @@ class Assembly:
 
     def _start_daemons_of(self, name: str) -> None:
         host = self.host(name)
+        if name != SWITCH:
+            install.load_filter(host)
         for daemon in daemons.of_host(name, self.state.docker):
             self.start_daemon(host, daemon)
             if daemon.name == "dockerd":

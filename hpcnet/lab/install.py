@@ -56,6 +56,11 @@ def reinstall(layout: Layout, host: Host) -> None:
     _checked(host, ["make", "-s", "-C", str(spank_hooks()), "install", f"PREFIX={PREFIX}", f"BUILD={build}"])
 
 
+def load_filter(host: Host) -> None:
+    """What a site's boot does on every host of the fabric: the packet filter, before anybody logs in."""
+    _checked(host, [f"{PREFIX}/bin/hpcnet", "filter", "load"])
+
+
 def _packages(layout: Layout) -> Path:
     [packages] = layout.prefix.glob("lib/python3*/site-packages")
     return packages
