@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ from hpcnet.lab.host import Host, boot, halt, tail
 from hpcnet.lab.layout import CONTROLLER, LOGIN, SWITCH, USERS, Layout, host_names, node_names
 from hpcnet.lab.state import Process, State, init_of
 
-_IDLE_SECONDS = 60.0
+_NODES_SECONDS = 60.0
 _SLURM_LOGS = ("/var/log/slurm", "slurm", 0o755)
 _DIRECTORIES = {
     SWITCH: [("/run/munge", "munge", 0o755)],
@@ -117,16 +117,29 @@ class Assembly:
 
     def await_idle(self, nodes: Sequence[str]) -> None:
         """Wait until Slurm calls these nodes idle. Raises LabError with slurmctld's log if it does not."""
+        self._await_nodes(nodes, lambda node: node["State"] == "IDLE")
+
+    def await_registered(self, nodes: Sequence[str], since: float) -> None:
+        """Wait until Slurm has heard from the nodes' slurmds, started at ``since`` (a time) or later."""
+        self._await_nodes(nodes, lambda node: _started(node) >= int(since) and not _lost(node))
+
+    def _await_nodes(self, nodes: Sequence[str], good: Callable[[dict[str, str]], bool]) -> None:
         controller = self.host(CONTROLLER)
-        deadline = time.monotonic() + _IDLE_SECONDS
-        while time.monotonic() < deadline:
-            lines = controller.run(["sinfo", "-hN", "-p", "batch", "-o", "%N %T"]).stdout.splitlines()
-            states = dict(line.split() for line in lines)
-            if all(states.get(node) == "idle" for node in nodes):
-                return
-            time.sleep(0.05)
-        log = tail(controller.path("/var/log/slurm/slurmctld.log"))
-        raise LabError(f"nodes do not become idle ({states}); slurmctld's log ends:\n{log}")
+        deadline = time.monotonic() + _NODES_SECONDS
+        waiting = dict.fromkeys(nodes, "unknown")
+        while waiting:
+            if time.monotonic() > deadline:
+                states = ", ".join(f"{node} {state}" for node, state in waiting.items())
+                log = tail(controller.path("/var/log/slurm/slurmctld.log"))
+                raise LabError(f"nodes are not ready: {states}; slurmctld's log ends:\n{log}")
+            shown = controller.run(["env", "SLURM_TIME_FORMAT=%s", "scontrol", "-o", "show", "node"]).stdout
+            for line in shown.splitlines():
+                node = dict(word.split("=", 1) for word in line.split() if "=" in word)
+                if node["NodeName"] in waiting:
+                    waiting[node["NodeName"]] = node["State"]
+                    if good(node):
+                        del waiting[node["NodeName"]]
+            time.sleep(0.03 if waiting else 0)
 
     def remove(self) -> None:
         """Kill everything, and remove the lab's directory. Goes on where an earlier attempt stopped."""
@@ -201,3 +214,15 @@ class Assembly:
         yield
         if self._verbose:
             print(f"lab: {name} {time.monotonic() - begin:.1f} s", file=sys.stderr, flush=True)
+
+
+def _started(node: dict[str, str]) -> int:
+    """When the node's slurmd started, as scontrol tells; 0 while Slurm does not know."""
+    text = node.get("SlurmdStartTime", "")
+    return int(text) if text.isdigit() else 0
+
+
+def _lost(node: dict[str, str]) -> bool:
+    """Whether Slurm thinks that it cannot reach the node ("*"), or has not yet tried."""
+    words = node["State"].split("+")
+    return "*" in node["State"] or "NOT_RESPONDING" in words or words[0] in ("DOWN", "UNKNOWN")

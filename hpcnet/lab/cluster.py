@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,15 +189,22 @@ class Lab:
                 daemons.stop(where, process, number)
 
     def restart(self, name: str, host: str | None = None, number: int = signal.SIGTERM) -> None:
-        """Stop and start a daemon on one host, or on every host that runs it."""
+        """Stop and start a daemon on one host, or on every host that runs it; wait until the nodes answer."""
         state = self.state()
         hosts = [host] if host else [each for each, record in state.hosts.items() if name in record.daemons]
         if not hosts:
             raise LabError(f"no host runs {name}")
         for each in hosts:
             self.stop_daemon(each, name, number)
+        begin = time.time()
         for each in hosts:
             self.start_daemon(each, name)
+        assembly = self._assembly()
+        nodes = [each for each in assembly.state.hosts if assembly.running(assembly.host(each), "slurmd")]
+        if name == "slurmctld":
+            assembly.await_registered(nodes, 0)
+        elif name == "slurmd" and assembly.running(assembly.host(CONTROLLER), "slurmctld"):
+            assembly.await_registered([node for node in nodes if node in hosts], begin)
 
     def configure(
         self,
@@ -216,7 +224,6 @@ class Lab:
                 assembly.write_settings(assembly.host(name))
         self.restart("slurmctld")
         self.restart("slurmd")
-        self.await_idle()
 
     def reinstall(self) -> None:
         """Install the checkout's present code anew, without touching any host."""
@@ -224,15 +231,16 @@ class Lab:
             install.reinstall(self.layout, assembly.host(CONTROLLER))
 
     def reboot(self, node: str) -> None:
-        """Kill a node as a power failure would, start it again, and wait until Slurm calls it idle."""
+        """Kill a node as a power failure would, start it again, and wait until Slurm has heard from it."""
         with self._changing() as assembly:
             nodes = node_names(assembly.state.nodes)
             if node not in nodes:
                 raise LabError(f"{node} is no compute node; nodes: {', '.join(nodes)}")
             assembly.halt([node])
             assembly.boot([node])
+            begin = time.time()
             assembly.start_daemons([node])
-            assembly.await_idle([node])
+            assembly.await_registered([node], begin)
 
     def await_idle(self, nodes: Sequence[str] = ()) -> None:
         """Wait until Slurm calls these nodes idle; all when none is given."""

@@ -69,9 +69,7 @@ def _fill(parser: argparse.ArgumentParser) -> None:
     up = actions.add_parser("up", help="start the lab; returns when every node is idle")
     up.add_argument("--nodes", type=int, default=3, metavar="N", help="compute nodes n1..nN (default 3)")
     up.add_argument("--docker", action="store_true", help="dockerd on every node, with the image hpcnet-lab")
-    up.add_argument(
-        "--fabric-mtu", type=int, default=65520, metavar="BYTES", help="MTU of ib0 (default 65520)"
-    )
+    up.add_argument("--fabric-mtu", type=int, default=65520, metavar="BYTES", help="MTU of ib0 (default 65520)")
     up.add_argument("--json", action="store_true", help="print the status when done")
     up.set_defaults(lab_action=_up)
 
