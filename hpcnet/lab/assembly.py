@@ -48,14 +48,22 @@ class Assembly:
             self.state.save(self.layout.state)
 
     def host(self, name: str) -> Host:
-        """A running host. Raises LabError naming those that exist, or saying that it has died."""
-        record = self.state.hosts.get(name)
-        if record is None:
+        """A running host. Raises LabError naming those that exist, or saying that it is off."""
+        if name not in self.state.hosts:
             raise LabError(f"no host {name}; hosts: {', '.join(self.state.hosts) or 'none'}")
-        init = init_of(record.keeper) if record.keeper else None
+        init = self._init(name)
         if init is None:
-            raise LabError(f"host {name} has died; take the lab down: hpcnet lab down")
+            raise LabError(f"host {name} is off")
         return Host(name, init)
+
+    def hosts(self) -> list[Host]:
+        """All hosts that are not off."""
+        found = ((name, self._init(name)) for name in self.state.hosts)
+        return [Host(name, init) for name, init in found if init is not None]
+
+    def _init(self, name: str) -> int | None:
+        keeper = self.state.hosts[name].keeper
+        return init_of(keeper) if keeper else None
 
     def start(self) -> None:
         """Build the whole lab and return when every node is idle."""
@@ -87,6 +95,7 @@ class Assembly:
     def halt(self, names: Sequence[str]) -> None:
         """Kill hosts as a power failure would."""
         halt(self.layout, self.state, names)
+        self.save()
 
     def start_daemons(self, names: Iterable[str]) -> None:
         """Start the daemons of hosts: the switch's and the controller's first, then the others at once."""

@@ -126,16 +126,18 @@ class Lab:
         """The lab as ``status --json`` prints it."""
         state = self.state()
         assembly = self._assembly(state)
+        running = {host.name: host for host in assembly.hosts()}
         hosts = []
-        for name in state.hosts:
-            host = assembly.host(name)
+        for name, record in state.hosts.items():
+            host = running.get(name)
             daemon_list = [
-                {"name": each, "pid": process.pid, "alive": process.alive(host.proc)}
-                for each, process in state.hosts[name].daemons.items()
+                {"name": each, "pid": process.pid, "alive": host is not None and process.alive(host.proc)}
+                for each, process in record.daemons.items()
             ]
-            addressing = {} if name == SWITCH else addresses(name)
-            logs = str(self.layout.host(name) / "log")
-            hosts.append({"name": name, "pid": host.init, **addressing, "daemons": daemon_list, "logs": logs})
+            described = {"name": name, "pid": host.init if host else None, "daemons": daemon_list}
+            described.update({} if name == SWITCH else addresses(name))
+            described["logs"] = str(self.layout.host(name) / "log")
+            hosts.append(described)
         return {
             "directory": str(self.layout.root),
             "nodes": state.nodes,
@@ -158,7 +160,10 @@ class Lab:
         check: bool = True,
         timeout: float | None = 60,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on a host and give its output; ``check``: LabError unless it exits 0."""
+        """Run a command on a host and give its output; ``check``: LabError unless it exits 0.
+
+        After ``timeout`` seconds it is killed, and subprocess.TimeoutExpired raised.
+        """
         done = self._assembly().host(host).run(argv, user=user, stdin=stdin, timeout=timeout)
         if check and done.returncode:
             words = done.stdout + done.stderr
@@ -189,22 +194,29 @@ class Lab:
                 daemons.stop(where, process, number)
 
     def restart(self, name: str, host: str | None = None, number: int = signal.SIGTERM) -> None:
-        """Stop and start a daemon on one host, or on every host that runs it; wait until the nodes answer."""
+        """Stop and start a daemon on one host, or on every host that runs it; wait until the nodes answer.
+
+        A restarted slurmctld takes about four seconds to ask the nodes whether they are there.
+        """
+        begin = time.time()
+        hosts = self._restart(name, host, number)
+        assembly = self._assembly()
+        alive = [each.name for each in assembly.hosts() if assembly.running(each, "slurmd")]
+        if name == "slurmctld":
+            assembly.await_registered(alive, 0)
+        elif name == "slurmd" and assembly.running(assembly.host(CONTROLLER), "slurmctld"):
+            assembly.await_registered([node for node in alive if node in hosts], begin)
+
+    def _restart(self, name: str, host: str | None = None, number: int = signal.SIGTERM) -> list[str]:
         state = self.state()
         hosts = [host] if host else [each for each, record in state.hosts.items() if name in record.daemons]
         if not hosts:
             raise LabError(f"no host runs {name}")
         for each in hosts:
             self.stop_daemon(each, name, number)
-        begin = time.time()
         for each in hosts:
             self.start_daemon(each, name)
-        assembly = self._assembly()
-        nodes = [each for each in assembly.state.hosts if assembly.running(assembly.host(each), "slurmd")]
-        if name == "slurmctld":
-            assembly.await_registered(nodes, 0)
-        elif name == "slurmd" and assembly.running(assembly.host(CONTROLLER), "slurmctld"):
-            assembly.await_registered([node for node in nodes if node in hosts], begin)
+        return hosts
 
     def configure(
         self,
@@ -220,9 +232,9 @@ class Lab:
             assembly.state.slurm = dict(slurm or {})
             assembly.state.hpcnet = {section: dict(values) for section, values in (hpcnet or {}).items()}
             assembly.save()
-            for name in assembly.state.hosts:
-                assembly.write_settings(assembly.host(name))
-        self.restart("slurmctld")
+            for host in assembly.hosts():
+                assembly.write_settings(host)
+        self._restart("slurmctld")
         self.restart("slurmd")
 
     def reinstall(self) -> None:
@@ -230,12 +242,19 @@ class Lab:
         with self._changing() as assembly:
             install.reinstall(self.layout, assembly.host(CONTROLLER))
 
-    def reboot(self, node: str) -> None:
-        """Kill a node as a power failure would, start it again, and wait until Slurm has heard from it."""
+    def power_off(self, node: str) -> None:
+        """Kill a compute node with all that runs on it, as a power failure would; ``reboot`` brings it back."""
         with self._changing() as assembly:
-            nodes = node_names(assembly.state.nodes)
-            if node not in nodes:
-                raise LabError(f"{node} is no compute node; nodes: {', '.join(nodes)}")
+            _require_node(assembly.state, node)
+            assembly.halt([node])
+
+    def reboot(self, node: str) -> None:
+        """Kill a compute node, start it again, and wait until Slurm has heard from it.
+
+        What was in /run, in namespaces and in memory is gone; /etc, /var/spool, /var/log and Docker's images stay.
+        """
+        with self._changing() as assembly:
+            _require_node(assembly.state, node)
             assembly.halt([node])
             assembly.boot([node])
             begin = time.time()
@@ -274,6 +293,12 @@ class Lab:
         names = {entry.name for entry in self.layout.root.iterdir()}
         if names - {"state.new"} and "state.json" not in names:
             raise LabError(f"{self.layout.root} is not a lab's directory: it has files, but no state.json")
+
+
+def _require_node(state: State, name: str) -> None:
+    nodes = node_names(state.nodes)
+    if name not in nodes:
+        raise LabError(f"{name} is no compute node; nodes: {', '.join(nodes)}")
 
 
 def _require_root() -> None:

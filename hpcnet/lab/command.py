@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,9 @@ def _lab() -> Lab:
 def _up(arguments: argparse.Namespace) -> int:
     from hpcnet.lab.cluster import Options
 
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # As Ctrl-C: what was started is taken down again.
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     lab = _lab()
     if not lab.up(Options(arguments.nodes, arguments.docker, arguments.fabric_mtu)):
         print(f"lab: is up already at {lab.layout.root}", file=sys.stderr)
@@ -133,7 +137,7 @@ def _enter(arguments: argparse.Namespace, argv: list[str]) -> int:
         raise LabError(f"no host {arguments.on}; hosts: {', '.join(state.hosts)}")
     init = init_of(record.keeper) if record.keeper else None
     if init is None:
-        raise LabError(f"host {arguments.on} does not run")
+        raise LabError(f"host {arguments.on} is off")
     try:
         return enter.enter(init, arguments.user, argv)
     except KeyError:
@@ -151,6 +155,7 @@ def _status(arguments: argparse.Namespace) -> int:
     print(f"lab at {status['directory']}: {status['nodes']} nodes{docker}, fabric MTU {status['fabric_mtu']}")
     for host in status["hosts"]:
         running = " ".join(d["name"] if d["alive"] else f"{d['name']}(dead)" for d in host["daemons"])
+        running = running if host["pid"] else "(off)"
         print(f"{host['name']:<8}{host.get('eth0', '-'):<14}{host.get('ib0', '-'):<14}{running}".rstrip())
     return 0
 

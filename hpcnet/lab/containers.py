@@ -54,7 +54,9 @@ def make_image(layout: Layout) -> None:
 
 
 def load_image(host: Host, layout: Layout) -> None:
-    """Import the image on a node."""
+    """Import the image on a node, unless its dockerd has it from before a reboot."""
+    if host.run(["docker", "image", "inspect", IMAGE]).returncode == 0:
+        return
     done = host.run(["docker", "import", "-c", 'CMD ["sh"]', str(layout.image), IMAGE])
     if done.returncode:
         raise LabError(f"docker import failed on {host.name}: {done.stderr.strip()}")

@@ -114,12 +114,13 @@ def hosts(nodes: int) -> str:
 
 def passwd(text: str) -> str:
     """The machine's /etc/passwd with the lab's users."""
-    return _append(text, [f"{user}:x:{uid}:{uid}::/home/{user}:/bin/bash" for user, uid in USERS.items()])
+    own = [f"{user}:x:{uid}:{uid}::/home/{user}:/bin/bash" for user, uid in USERS.items()]
+    return _with_users(text.splitlines(), own)
 
 
 def shadow(text: str) -> str:
     """The machine's /etc/shadow with the lab's users, who have no password."""
-    return _append(text, [f"{user}:*:19000:0:99999:7:::" for user in USERS])
+    return _with_users(text.splitlines(), [f"{user}:*:19000:0:99999:7:::" for user in USERS])
 
 
 def group(text: str, join: tuple[str, ...]) -> str:
@@ -130,8 +131,10 @@ def group(text: str, join: tuple[str, ...]) -> str:
             separator = "" if line.endswith(":") else ","
             line += separator + ",".join(USERS)
         lines.append(line)
-    return _append("\n".join(lines), [f"{user}:x:{uid}:" for user, uid in USERS.items()])
+    return _with_users(lines, [f"{user}:x:{uid}:" for user, uid in USERS.items()])
 
 
-def _append(text: str, lines: list[str]) -> str:
-    return "\n".join([text.rstrip("\n"), *lines]) + "\n"
+def _with_users(lines: list[str], own: list[str]) -> str:
+    """Own lines after the machine's, which may have users of the same names: the first entry would win."""
+    kept = [line for line in lines if line.split(":")[0] not in USERS]
+    return "\n".join([*kept, *own]) + "\n"

@@ -90,7 +90,10 @@ def _start_keeper(layout: Layout, state: State, name: str) -> int:
     go_read, go_write = os.pipe()
     ready_read, ready_write = os.pipe()
     log = os.open(own / "boot.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate((go_read, ready_write, log))]
+    actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, go_read, 0)]
+    actions += [(os.POSIX_SPAWN_DUP2, ready_write, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+    # What our caller left open (a pipe, a lock) must not stay open for as long as the host lives.
+    actions += [(os.POSIX_SPAWN_CLOSE, int(number)) for number in os.listdir("/proc/self/fd") if int(number) > 2]
     arguments = ["sh", str(_HOST_SH), "keep", name, str(layout.root)]
     # Not a Popen object: the process outlives this one, and nobody waits for it.
     pid = os.posix_spawn("/bin/sh", arguments, {"PATH": PATH}, file_actions=actions, setsid=True)
@@ -134,6 +137,7 @@ def halt(layout: Layout, state: State, names: Sequence[str]) -> None:
             time.sleep(0.005)
         reap(process.pid)
     for name in names:
+        state.hosts[name].daemons.clear()
         for group in state.hosts[name].cgroups:
             cgroups.remove(Path(group) / name, deadline)
 

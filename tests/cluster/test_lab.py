@@ -145,13 +145,14 @@ def test_killed_up_is_cleaned_by_down(tmp_path: Path, seconds: float) -> None:
     assert_nothing_left(directory, before, groups)
 
 
-def test_interrupted_up_takes_itself_down(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_up_takes_itself_down(tmp_path: Path, number: signal.Signals) -> None:
     directory, before = tmp_path / "lab", Machine()
     up = subprocess.Popen(command(directory, "up"), stderr=subprocess.PIPE, text=True)
     time.sleep(0.5)
-    up.send_signal(signal.SIGINT)
+    up.send_signal(number)
     _, words = up.communicate(timeout=30)
-    assert up.returncode == 130
+    assert up.returncode == 128 + number
     assert "Traceback" not in words
     assert_nothing_left(directory, before, [])
 
@@ -164,6 +165,21 @@ def test_daemon_that_does_not_start_shows_its_log(tmp_path: Path, monkeypatch: p
     assert "slurmctld did not start on ctl" in str(caught.value)
     assert "Nonsense" in str(caught.value)
     assert_nothing_left(directory, before, [])
+
+
+def test_open_files_of_the_caller_are_not_kept(tmp_path: Path) -> None:
+    """Else "hpcnet lab up | cat" would not return."""
+    argv = command(tmp_path / "lab", "up", "--nodes", "1")
+    read, write = os.pipe()
+    subprocess.run(argv, pass_fds=[write], stdout=write, stderr=write, check=True, timeout=60)
+    os.close(write)
+    try:
+        with os.fdopen(read, "rb") as pipe:
+            os.set_blocking(read, False)
+            assert pipe.read().endswith(b" s\n")
+            assert pipe.read() == b"", "somebody holds the pipe"
+    finally:
+        assert hpcnet_lab(tmp_path / "lab", "down").returncode == 0
 
 
 def test_down_spares_a_directory_that_is_not_a_lab(tmp_path: Path) -> None:
@@ -330,6 +346,18 @@ def test_reboot(lab: Lab) -> None:
     kept = lab.run("n2", ["sh", "-c", "ls /run/volatile /var/spool/durable"], check=False).stdout
     assert kept == "/var/spool/durable\n"
     assert lab.run("login", ["srun", "-w", "n2", "hostname"], user="alice").stdout == "n2\n"
+
+
+def test_power_off(lab: Lab) -> None:
+    lab.power_off("n2")
+    with pytest.raises(LabError, match="host n2 is off"):
+        lab.run("n2", ["true"])
+    assert "(off)" in hpcnet_lab(lab.layout.root, "status").stdout
+    assert lab.run("n1", ["busybox", "ping", "-c1", "-W1", "n2"], check=False).returncode == 1
+    with pytest.raises(LabError, match="login is no compute node; nodes: n1, n2"):
+        lab.power_off("login")
+    lab.reboot("n2")
+    lab.await_idle(["n2"])
 
 
 def test_two_labs_beside_each_other(lab: Lab, tmp_path: Path) -> None:
