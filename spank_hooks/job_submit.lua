@@ -240,7 +240,7 @@ local function toml_scalar(line, at)
    local word
    word, behind = line:match("^([%w_+-]+)()", at)
    if word == "true" or word == "false" then return word == "true", behind end
-   if word and word:find("^[+-]?%d[%d_]*$") and not word:find("^[+-]?0%d") and not word:find("__") then
+   if word and word:find("^[+-]?%d[%d_]*$") and not word:find("^[+-]?0%d") and not word:find("__") and not word:find("_$") then
       return tonumber((word:gsub("[_+]", ""))), behind
    end
 end
@@ -512,21 +512,21 @@ end
 -- What Slurm calls ----------------------------------------------------------------------------------------------------
 
 -- Runs a hook and turns a refusal into a message and a code. A defect of this script stops only what is about us.
-local function guarded(concerns_us, tell, hook, job_desc, ...)
-   local done, why = pcall(hook, job_desc, ...)
+local function guarded(concerns_us, tell, hook, ...)
+   local done, why = pcall(hook, ...)
    if done then return slurm.SUCCESS end
    if type(why) ~= "table" or not why.refusal then
       slurm.log_error("hpcnet: job_submit.lua failed: %s", tostring(why))
-      if not concerns_us() then return slurm.SUCCESS end
+      local known, ours = pcall(concerns_us)
+      if not (known and ours) then return slurm.SUCCESS end
       why = { refusal = "--network=" .. WORD .. ": not available now, tell the site's admins: job_submit.lua failed" }
    end
    tell("%s", why.refusal)
    return why.code or slurm.ERROR
 end
 
-local function about_us(job_desc)
-   return is_ours(job_desc.network) or mentions_token(job_desc.comment) or mentions_token(job_desc.extra)
-end
+local function carries_token(job) return mentions_token(job.comment) or mentions_token(job.extra) end
+local function about_us(job_desc) return is_ours(job_desc.network) or carries_token(job_desc) end
 
 function M.slurm_user() -- slurmctld runs as SlurmUser
    local status = read_file("/proc/self/status") or ""
@@ -540,7 +540,7 @@ end
 
 function M.job_modify(job_desc, job_rec, part_list, modify_uid)
    if modify_uid == 0 or modify_uid == M.slurm_user() then return slurm.SUCCESS end
-   local function concerns_us() return about_us(job_desc) or find_token(job_rec) ~= nil end
+   local function concerns_us() return about_us(job_desc) or carries_token(job_rec) end
    local function tell(format, text) -- 22.05 shows the user nothing but the code
       slurm.log_info("hpcnet: update of JobId=%s by uid %s refused: %s", tostring(job_rec.job_id), tostring(modify_uid), text)
       if since_2302() then slurm.log_user(format, text) end

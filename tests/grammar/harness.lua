@@ -11,6 +11,7 @@
 --   before = Lua text             run after loading, with hpcnet and slurm in scope
 -- Prints a JSON list: { code, desc, user = messages, log = messages, raised }.
 
+local ipairs = ipairs -- a scenario may break the script's
 local script_path, scenarios_path = arg[1], arg[2]
 local NO_VAL, NO_VAL16 = 4294967294, 65534
 
@@ -77,6 +78,7 @@ local function play(scenario)
    local said = { user = {}, log = {} }
    local known = {}
    for name in pairs(_G) do known[name] = true end
+   local whole = _G.ipairs
    slurm = fake_slurm(scenario.slurm or "22.05", said)
    dofile(script_path)
    local result = { globals = {} }
@@ -104,6 +106,7 @@ local function play(scenario)
    end
    if done then result.code = value else result.raised = tostring(value) end
    result.desc, result.user, result.log = desc, said.user, said.log
+   _G.ipairs = whole
    hpcnet, slurm_job_submit, slurm_job_modify, slurm = nil, nil, nil, nil
    return json(result)
 end
