@@ -37,6 +37,8 @@ STAMP_SECONDS = 12.0
 YOUNG_SECONDS = 60.0
 """A live lease is not taken for a lost job's before this age."""
 
+_YEAR_SECONDS = 366 * 86400  # a serial grows with the time: one of far ahead is not one of ours
+
 Log = Callable[[str], None]
 
 
@@ -223,9 +225,9 @@ def _entry(job: jobs.SlurmJob, now: float) -> Entry | None:
             stamped = record.find(text)
         except HpcnetError:
             continue
-        if stamped is None or stamped.lease is None:
+        if stamped is None or stamped.lease is None or stamped.lease.serial > now + _YEAR_SECONDS:
             continue
-        if "PENDING" in job.states and "COMPLETING" not in job.states:
+        if not job.nodelist or ("PENDING" in job.states and "COMPLETING" not in job.states):
             return None
         live = bool(job.states & set(jobs.OCCUPYING.split(","))) and "COMPLETING" not in job.states
         state, ended = ("live", 0.0) if live else ("ending", now)

@@ -167,20 +167,20 @@ class LeaseStore:
         with self._transaction() as sql:
             sql.execute("DELETE FROM quarantine WHERE node = ?", (node,))
             return sql.execute(
-                "DELETE FROM lease WHERE state = 'quarantined' "
-                "AND serial NOT IN (SELECT serial FROM quarantine)"
+                "DELETE FROM lease WHERE state = 'quarantined' AND serial NOT IN (SELECT serial FROM quarantine)"
             ).rowcount
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Read, decide and write as one, alone among all processes."""
+        """Read, decide and write as one, alone among all processes.
+
+        SQLite writes nothing to a file that was moved away meanwhile (SQLITE_READONLY_DBMOVED).
+        """
         sql = self._connection
         try:
             sql.execute("BEGIN IMMEDIATE")
             try:
                 yield sql
-                if self._moved():
-                    raise SiteError(f"lease store {self._path} was replaced meanwhile; try again")
                 sql.execute("COMMIT")
             except BaseException:
                 if sql.in_transaction:
@@ -188,12 +188,6 @@ class LeaseStore:
                 raise
         except sqlite3.Error as error:
             raise self._unusable(error) from error
-
-    def _moved(self) -> bool:
-        try:
-            return os.stat(self._path).st_ino != self._inode
-        except OSError:
-            return True
 
     def _unusable(self, error: sqlite3.Error) -> SiteError:
         return SiteError(
@@ -215,10 +209,9 @@ class LeaseStore:
             raise self._unusable(error) from error
 
     def _connect(self) -> sqlite3.Connection:
-        self._create_file()
+        self._create(self._path)
         sql = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
-            self._inode = os.stat(self._path).st_ino
             sql.execute("PRAGMA synchronous = FULL")
             sql.execute("PRAGMA foreign_keys = ON")
             version = sql.execute("PRAGMA user_version").fetchone()[0]
@@ -234,20 +227,20 @@ class LeaseStore:
             sql.close()
             raise
 
-    def _create_file(self) -> None:
+    def _create(self, path: str) -> None:
         """An empty file only its owner reads; root gives it to the directory's owner, who is SlurmUser."""
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
             return
         except OSError as error:
             raise SiteError(
-                f"lease store {self._path} cannot be made: {error.strerror}; [pool] store needs a directory "
+                f"lease store {path} cannot be made: {error.strerror}; [pool] store needs a directory "
                 "that SlurmUser may write"
             ) from None
         try:
             if os.geteuid() == 0:
-                owner = os.stat(os.path.dirname(self._path))
+                owner = os.stat(os.path.dirname(path))
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
         finally:
             os.close(descriptor)
@@ -271,8 +264,8 @@ class LeaseStore:
             raise
 
     def _restore(self, sql: sqlite3.Connection, found: Iterable[Entry]) -> None:
-        """Live leases come first: an ended one that shares a number with them was given again since."""
-        entries = sorted(found, key=lambda entry: (entry.state != "live", entry.lease.serial))
+        """Live leases come first, then the newest: one that shares a number with them was given again since."""
+        entries = sorted(found, key=lambda entry: (entry.state != "live", -entry.lease.serial))
         serials: set[int] = set()
         for entry, (_, alone) in zip(entries, leases.disjoint(entry.lease for entry in entries)):
             if alone and entry.lease.serial not in serials:
@@ -290,7 +283,8 @@ class LeaseStore:
         import fcntl
         import time
 
-        lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._create(f"{self._path}.lock")
+        lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX)
             try:
@@ -299,7 +293,7 @@ class LeaseStore:
             except sqlite3.DatabaseError as error:
                 if not _is_corrupt(error):
                     raise self._unusable(error) from error
-            kept = f"{self._path}.corrupt-{int(time.time())}"
+            kept = f"{self._path}.corrupt-{time.time_ns()}"
             for suffix in ("-journal", ""):
                 if os.path.exists(self._path + suffix):
                     os.rename(self._path + suffix, kept + suffix)
