@@ -76,7 +76,7 @@ def _fill(parser: argparse.ArgumentParser) -> None:
 
     run = actions.add_parser("run", help="run a command on a host; its exit code is returned")
     _add_target(run)
-    run.add_argument("argv", nargs="+", metavar="CMD", help="the command and its arguments, after --")
+    run.add_argument("argv", nargs=argparse.REMAINDER, metavar="CMD", help="the command and its arguments")
     run.set_defaults(lab_action=_run)
 
     shell = actions.add_parser("shell", help="a login shell on a host")
@@ -118,7 +118,11 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    return _enter(arguments, arguments.argv)
+    argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
+    if not argv:
+        print("hpcnet lab run: what command? For example: hpcnet lab run -- sinfo", file=sys.stderr)
+        return 2
+    return _enter(arguments, argv)
 
 
 def _shell(arguments: argparse.Namespace) -> int:

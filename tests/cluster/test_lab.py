@@ -210,6 +210,8 @@ def test_exit_codes(lab: Lab) -> None:
     missing = hpcnet_lab(directory, "run", "--", "no-such-command")
     assert (missing.returncode, missing.stderr) == (127, "no-such-command: No such file or directory\n")
     assert hpcnet_lab(directory, "run", "--on").returncode == 2
+    assert hpcnet_lab(directory, "run").returncode == 2
+    assert hpcnet_lab(directory, "run", "--on", "n1", "echo", "-n", "--", "x").stdout == "-- x"
     assert hpcnet_lab(directory, "up", "--nodes", "many").returncode == 2
 
 
