@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from hpcnet import names, request
-from hpcnet.errors import SiteError
+from hpcnet.errors import SiteError, UserError
 from hpcnet.model import EGRESSES, JOINS, MODES, Lease, Request
 
 VERSION = 1
@@ -39,6 +39,11 @@ class Record:
     reason: str = ""
 
 
+def carries(text: str) -> bool:
+    """Whether a comment or extra has a token of ours, broken or not."""
+    return bool(_words(text))
+
+
 def find(text: str) -> Record | None:
     """The record in a comment or extra, or None when it has none. Raises SiteError on a broken one."""
     words = _words(text)
@@ -52,7 +57,7 @@ def replace(text: str, record: Record) -> str:
     """
     own = re.sub(rf"(?:^|\s+){names.TOKEN}\S*", "", text).strip()
     stamped = f"{own} {token(record)}" if own else token(record)
-    if len(stamped.encode()) > LIMIT:
+    if len(stamped.encode("utf-8", "surrogateescape")) > LIMIT:
         raise SiteError(f"the job's comment has no room for hpcnet's token (limit {LIMIT} bytes)")
     return stamped
 
@@ -78,7 +83,7 @@ def parse(word: str) -> Record:
             return Record(state, _request(parts[2]), lease=_lease(parts[3]))
         if state == "refused" and len(parts) == 4:
             return Record(state, _request(parts[2]), reason=parts[3].replace("_", " "))
-    except (KeyError, ValueError) as error:
+    except (UserError, ValueError) as error:
         raise SiteError(f"the job record's token {word[:200]!r} is broken: {error}") from None
     raise SiteError(f"the job record's token {word[:200]!r} is not of a form this version knows")
 
@@ -121,7 +126,7 @@ def _lease(text: str) -> Lease:
     pairs = [part.partition("=") for part in text.split(",")]
     values = {key: value for key, _, value in pairs}
     if values.get("v") != str(VERSION):
-        raise ValueError(f"lease version {values.get('v')}, this node knows {VERSION}; update hpcnet on it")
+        raise ValueError(f"lease version {values.get('v')!r}, this node knows {VERSION}; update hpcnet on it")
     if len(values) != len(pairs) or values.keys() != _KEYS:
         raise ValueError("keys of the lease are missing, unknown or doubled")
     return Lease(
@@ -130,8 +135,8 @@ def _lease(text: str) -> Lease:
         vni=_number(values["vni"], 0, 2**24 - 1),
         ipv4=IPv4Network(values["ipv4"]),
         ipv6=_slash64(values["ipv6"]),
-        endpoints=_number(values["endpoints"], 0, 1024),
-        mtu=_number(values["mtu"], 0, 65535),
+        endpoints=_endpoints(values["endpoints"]),
+        mtu=_mtu(values["mtu"]),
         join=_choice(values["join"], JOINS),
         egress=_choice(values["egress"], EGRESSES),
         docker=_choice(values["docker"], ("yes", "no")) == "yes",
@@ -150,8 +155,18 @@ def _choice(text: str, choices: tuple[str, ...]) -> str:
     return text
 
 
+def _endpoints(text: str) -> int:
+    number = _number(text, 0, request.ENDPOINTS_MAX)
+    if number & (number - 1):
+        raise ValueError(f"{text!r} is neither 0 nor a power of two")
+    return number
+
+
+def _mtu(text: str) -> int:
+    return 0 if text == "0" else _number(text, request.MTU_MIN, 65535)
+
+
 def _slash64(text: str) -> IPv6Network:
-    network = IPv6Network(text)
-    if network.prefixlen != 64:
-        raise ValueError(f"{text} is not a /64")
-    return network
+    if not re.fullmatch("[0-9a-f:]+/64", text):  # a scope (fe80::%x) would be taken by ipaddress
+        raise ValueError(f"{text!r} is not an IPv6 /64")
+    return IPv6Network(text)

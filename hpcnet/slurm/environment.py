@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hpcnet import names
+from hpcnet import record
 from hpcnet.errors import SiteError
 
 _NO_TASK = {"", "4294967294", "4294967295"}  # NO_VAL, INFINITE: not an array task
@@ -38,7 +38,7 @@ class Job:
 
 def job_from_environment(environ: Mapping[str, str]) -> Job:
     """The Job of a hook's environment. Raises SiteError when the environment is not a hook's."""
-    field = "extra" if names.TOKEN in environ.get("SLURM_JOB_EXTRA", "") else "comment"
+    field = "extra" if record.carries(environ.get("SLURM_JOB_EXTRA", "")) else "comment"
     array, task = environ.get("SLURM_ARRAY_JOB_ID", ""), environ.get("SLURM_ARRAY_TASK_ID", "")
     return Job(
         id=_number(environ, "SLURM_JOB_ID"),
@@ -46,7 +46,7 @@ def job_from_environment(environ: Mapping[str, str]) -> Job:
         user=environ.get("SLURM_JOB_USER", ""),
         account=environ.get("SLURM_JOB_ACCOUNT", ""),
         partition=environ.get("SLURM_JOB_PARTITION", ""),
-        cluster=environ.get("SLURM_CLUSTER_NAME", "cluster"),
+        cluster=environ.get("SLURM_CLUSTER_NAME") or "cluster",
         nodelist=environ.get("SLURM_JOB_NODELIST") or environ.get("SLURM_NODELIST", ""),
         node=environ.get("SLURMD_NODENAME", ""),
         array=f"{array}_{task}" if array and task not in _NO_TASK else "",
