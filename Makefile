@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# What developers of hpcnet do. Each target first installs what it needs (Debian 12, as root) and makes .venv.
+
+BIN = .venv/bin
+# Files that are shell scripts; spank_hooks/hook is one before "make install" fills in its two names.
+SCRIPTS = tools/bootstrap tools/demo tools/test-pythons .ci/run hpcnet/lab/host.sh spank_hooks/hook $(wildcard examples/*.sh)
+LUA = $(wildcard spank_hooks/*.lua)
+
+# More words for pytest, or for the benchmark:  make test ARGS='-k lease -x'
+ARGS =
+
+# What "make lab" starts, and whose shell it gives:  make lab NODES=8 AS=root
+NODES = 3
+AS = alice
+
+.DEFAULT_GOAL := help
+.PHONY: help bootstrap demo lab lab-down test test-unit test-pythons lint format bench
+
+help: ## what there is to make
+	@echo "usage: make TARGET [ARGS=...]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+bootstrap: ## install what is missing, make .venv with the hpcnet command; quick when all is there
+	@tools/bootstrap
+
+demo: bootstrap ## a cluster on this machine, a job with a network of its own, what it saw; nothing stays (root)
+	@tools/demo
+
+lab: bootstrap ## a cluster on this machine and a shell on its login node: NODES=3 AS=alice (root)
+	@$(BIN)/hpcnet lab up --nodes $(NODES)
+	@echo 'lab: you are $(AS) on the login node; try: srun -N2 --network=ib ip -br addr'
+	@echo 'lab: "exit" leaves and lets it run; end it with: make lab-down'
+	-@$(BIN)/hpcnet lab shell --user $(AS)
+
+lab-down: bootstrap ## end the cluster that "make lab" started (root)
+	@$(BIN)/hpcnet lab down
+
+test: bootstrap ## all tests; those that need namespaces or Slurm are skipped for who is not root
+	$(BIN)/pytest $(ARGS)
+
+test-unit: ## the tests that need neither root nor Slurm
+	@tools/bootstrap --venv
+	$(BIN)/pytest -m 'not kernel and not cluster and not faults and not ipoib_vm' $(ARGS)
+
+test-pythons: bootstrap ## the unit tests with each Python from 3.9 on that is found, in .venv-3.*
+	@tools/test-pythons $(ARGS)
+
+lint: bootstrap ## ruff, mypy, import-linter, shellcheck, luac, the C plugin with every warning an error
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	shellcheck --severity=warning $(SCRIPTS)
+	luac5.1 -p $(LUA)
+	@build=$$(mktemp -d) && trap 'rm -rf "$$build"' EXIT && $(MAKE) --no-print-directory -C spank_hooks BUILD="$$build"
+
+format: bootstrap ## rewrite the Python files as "make lint" wants them
+	$(BIN)/ruff check --fix --select I
+	$(BIN)/ruff format
+
+bench: bootstrap ## what a network costs at job launch: srun in a lab with and without --network=ib (root)
+	$(BIN)/python tests/bench/launch.py $(ARGS)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``--known-skips`` (or CI=true): a test that is skipped for a reason that is not listed here has failed.
+
+So that a program missing on the machine of a continuous integration does not go by as success.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Generator
+from typing import TypeVar
+
+import pytest
+
+# Regular expressions for whole reasons, each with why a machine may lack it. Keep it short: CI is root on Debian.
+KNOWN_SKIPS: tuple[str, ...] = ()
+
+_Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--known-skips",
+        action="store_true",
+        default=os.environ.get("CI") == "true",
+        help="fail tests that are skipped for a reason not listed in tests/conftest.py (default when CI=true)",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    return _judged(item.config, report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    return _judged(collector.config, report)
+
+
+def _judged(config: pytest.Config, report: _Report) -> _Report:
+    """The report, made a failure if it is a skip for an unlisted reason; an expected failure is none."""
+    if not report.skipped or hasattr(report, "wasxfail") or not config.getoption("known_skips"):
+        return report
+    reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+    reason = reason.removeprefix("Skipped: ")
+    if not any(re.fullmatch(known, reason) for known in KNOWN_SKIPS):
+        report.outcome = "failed"
+        report.longrepr = f"skipped for a reason that tests/conftest.py does not list: {reason}"
+    return report
