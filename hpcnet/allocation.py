@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Callable
 
 from hpcnet import lease as leases
 from hpcnet import nodelist, record
 from hpcnet.config import Site
 from hpcnet.errors import HpcnetError, SiteError, UserError
-from hpcnet.leasestore import Entry, LeaseStore
+from hpcnet.leasestore import Due, Entry, LeaseStore
 from hpcnet.model import Lease, Request
 from hpcnet.slurm import jobs
 from hpcnet.slurm.environment import Job
@@ -36,6 +36,9 @@ STAMP_SECONDS = 12.0
 
 YOUNG_SECONDS = 60.0
 """A live lease is not taken for a lost job's before this age."""
+
+SWEEP_LIMIT = 1000
+"""How many leases one sweep frees at most, while a job waits for it."""
 
 _YEAR_SECONDS = 366 * 86400  # a serial grows with the time: one of far ahead is not one of ours
 
@@ -144,72 +147,56 @@ def sweep(store: LeaseStore, cooldown: float, log: Log = _to_stderr) -> int:
     were freed. When slurmctld gives no answer everything is kept.
     """
     now = time.time()
-    due = [entry for entry in store.entries() if _may_be_over(entry, cooldown, now)]
+    due = store.due(cooldown, YOUNG_SECONDS, now)  # before slurmctld is asked: what comes later is not judged
     if not due:
         return 0
     try:
         occupying = jobs.occupying()
-        newest = _newest(store.entries())
-        over = [entry for entry in due if _is_over(entry, occupying, newest)]
-        for entry in [entry for entry in over if entry.state == "live"]:
-            store.end(entry.lease.serial, entry.job, now)
-            log(f"job {entry.job} is gone without an EpilogSlurmctld: lease {entry.lease.serial} is ending")
-        return _settle(store, [entry for entry in over if entry.state != "live"], log)
+        newest = store.newest()
+        over = [seen for seen in due if _is_over(seen, occupying, newest)]
+        lost = [seen for seen in over if seen.state == "live"]
+        store.end_lost(lost, now)
+        for seen in lost:
+            log(f"job {seen.job} is gone without an EpilogSlurmctld: lease {seen.serial} is ending")
+        return _settle(store, [seen for seen in over if seen.state != "live"][:SWEEP_LIMIT], log)
     except jobs.ControllerUnreachable as error:
         log(f"ended leases are kept: {error}")
         return 0
 
 
-def _may_be_over(entry: Entry, cooldown: float, now: float) -> bool:
-    """By the clock alone. A serial is not less than the time of its lease in seconds."""
-    if entry.state == "live":
-        return entry.lease.serial + YOUNG_SECONDS <= now
-    return entry.ended + cooldown <= now or entry.ended > now + cooldown
-
-
-def _newest(entries: Iterable[Entry]) -> Mapping[int, int]:
-    """Largest serial of each job."""
-    newest: dict[int, int] = {}
-    for entry in entries:
-        newest[entry.job] = max(entry.lease.serial, newest.get(entry.job, 0))
-    return newest
-
-
-def _is_over(entry: Entry, occupying: Mapping[int, frozenset[str]], newest: Mapping[int, int]) -> bool:
+def _is_over(seen: Due, occupying: Mapping[int, frozenset[str]], newest: Mapping[int, int]) -> bool:
     """Whether the lease's run holds no node any more. With a newer lease, only COMPLETING may be this run."""
-    states = occupying.get(entry.job, frozenset())
-    if newest.get(entry.job, 0) > entry.lease.serial:
+    states = occupying.get(seen.job, frozenset())
+    if newest.get(seen.job, 0) > seen.serial:
         return "COMPLETING" not in states
     return not states
 
 
-def _settle(store: LeaseStore, over: list[Entry], log: Log) -> int:
+def _settle(store: LeaseStore, over: list[Due], log: Log) -> int:
+    if not over:
+        return 0
     waiting = store.quarantined()
-    nodes = {entry.lease.serial: waiting.get(entry.lease.serial) or _nodes(entry) for entry in over}
-    hosts = jobs.hosts(frozenset().union(*nodes.values())) if over else {}
-    freed = 0
-    for entry in over:
-        serial = entry.lease.serial
-        lost = {node for node in nodes[serial] if _may_hold_network(entry, hosts.get(node))}
-        store.settle(entry, sorted(lost))
-        freed += not lost
-        if lost and entry.state == "ending":
-            names = nodelist.fold(sorted(lost))
-            log(f"lease {serial} of job {entry.job} is in quarantine until {names} reboots or is cleaned")
-    return freed
+    nodes = {seen.serial: waiting.get(seen.serial) or frozenset(nodelist.expand(seen.nodelist)) for seen in over}
+    hosts = jobs.hosts(frozenset().union(*nodes.values()))
+    verdicts = [
+        (seen, sorted(node for node in nodes[seen.serial] if _may_hold_network(seen, hosts.get(node))))
+        for seen in over
+    ]
+    store.settle(verdicts)
+    for seen, lost in verdicts:
+        if lost and seen.state == "ending":
+            names = nodelist.fold(lost)
+            log(f"lease {seen.serial} of job {seen.job} is in quarantine until {names} reboots or is cleaned")
+    return sum(not lost for _, lost in verdicts)
 
 
-def _nodes(entry: Entry) -> frozenset[str]:
-    return frozenset(nodelist.expand(entry.nodelist))
-
-
-def _may_hold_network(entry: Entry, host: jobs.Host | None) -> bool:
+def _may_hold_network(seen: Due, host: jobs.Host | None) -> bool:
     """Whether a node may still have the ended job's network. A boot since its end removed it for certain;
     without one, a quarantined lease waits for ``cleaned`` even when the node is back.
     """
     if host is None:
-        return entry.state == "quarantined"
-    return host.boot <= entry.ended and (entry.state == "quarantined" or host.suspect)
+        return seen.state == "quarantined"
+    return host.boot <= seen.ended and (seen.state == "quarantined" or host.suspect)
 
 
 def _from_job_records() -> list[Entry]:

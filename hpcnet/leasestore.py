@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from types import TracebackType
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from hpcnet import lease as leases
 from hpcnet.config import Pool
@@ -66,6 +66,16 @@ class Entry:
     ended: float
     """When it began ending, seconds since the epoch; 0 while live."""
     lease: Lease
+
+
+class Due(NamedTuple):
+    """A lease that may be over, with as much of it as tells whether it is."""
+
+    serial: int
+    job: int
+    nodelist: str
+    state: str
+    ended: float
 
 
 Rebuild = Callable[[], Iterable[Entry]]
@@ -144,23 +154,46 @@ class LeaseStore:
             claimed = sql.execute("UPDATE last SET swept = ? WHERE swept <= ? OR swept > ?", due)
             return claimed.rowcount == 1
 
-    def settle(self, seen: Entry, waits_for: Iterable[str]) -> None:
-        """Frees the lease ``seen``, or quarantines it for the nodes it ``waits_for``.
+    def due(self, cooldown: float, young: float, now: float) -> list[Due]:
+        """What may be over by the clock alone: ended ``cooldown`` seconds ago, or live for ``young`` seconds.
 
-        Nothing happens when it is not any more as it was seen.
+        Ending ones first, quarantined ones last. A serial is no less than its lease's time, by which a live
+        one's age is taken.
         """
-        serial, nodes = seen.lease.serial, [(seen.lease.serial, node) for node in waits_for]
-        same = (serial, seen.state, seen.ended)
         with self._transaction() as sql:
-            if not nodes:
-                sql.execute("DELETE FROM lease WHERE serial = ? AND state = ? AND ended = ?", same)
-                return
-            changed = sql.execute(
-                "UPDATE lease SET state = 'quarantined' WHERE serial = ? AND state = ? AND ended = ?", same
+            rows = sql.execute(
+                "SELECT serial, job, nodelist, state, ended FROM lease "
+                "WHERE CASE state WHEN 'live' THEN serial + :young <= :now "
+                "ELSE ended + :cooldown <= :now OR ended > :now + :cooldown END "
+                "ORDER BY CASE state WHEN 'ending' THEN 0 WHEN 'live' THEN 1 ELSE 2 END, ended",
+                {"cooldown": cooldown, "young": young, "now": now},
             )
-            if changed.rowcount:
-                sql.execute("DELETE FROM quarantine WHERE serial = ?", (serial,))
-                sql.executemany("INSERT INTO quarantine VALUES (?, ?)", nodes)
+            return list(map(Due._make, rows))
+
+    def newest(self) -> dict[int, int]:
+        """The largest serial that each job holds."""
+        with self._transaction() as sql:
+            return dict(sql.execute("SELECT job, max(serial) FROM lease GROUP BY job"))
+
+    def end_lost(self, lost: Iterable[Due], now: float) -> None:
+        """Marks live leases as ending whose EpilogSlurmctld never came."""
+        with self._transaction() as sql:
+            sql.executemany(f"{_END} AND state = 'live'", [(now, seen.serial) for seen in lost])
+
+    def settle(self, verdicts: Iterable[tuple[Due, Iterable[str]]]) -> None:
+        """Frees each lease, or quarantines it for the nodes it waits for, all in one transaction.
+
+        Nothing happens to one that is not any more as it was seen.
+        """
+        with self._transaction() as sql:
+            for seen, waits_for in verdicts:
+                same = (seen.serial, seen.state, seen.ended)
+                nodes = [(seen.serial, node) for node in waits_for]
+                change = "UPDATE lease SET state = 'quarantined'" if nodes else "DELETE FROM lease"
+                changed = sql.execute(f"{change} WHERE serial = ? AND state = ? AND ended = ?", same)
+                if changed.rowcount and nodes:
+                    sql.execute("DELETE FROM quarantine WHERE serial = ?", (seen.serial,))
+                    sql.executemany("INSERT INTO quarantine VALUES (?, ?)", nodes)
 
     def cleaned(self, node: str) -> int:
         """Nothing of ended jobs is left on ``node``: frees what waited only for it; returns how many."""
@@ -264,7 +297,7 @@ class LeaseStore:
             raise
 
     def _restore(self, sql: sqlite3.Connection, found: Iterable[Entry]) -> None:
-        """Live leases come first, then the newest: one that shares a number with them was given again since."""
+        """Live leases first, then the newest: what shares a number with them was given again since."""
         entries = sorted(found, key=lambda entry: (entry.state != "live", -entry.lease.serial))
         serials: set[int] = set()
         for entry, (_, alone) in zip(entries, leases.disjoint(entry.lease for entry in entries)):

@@ -154,10 +154,11 @@ def test_leases_of_another_configuration_stay_apart() -> None:
 def test_any_mix_of_sizes_never_overlaps(data: st.DataObject) -> None:
     here = pool(vni=(1, 40), ipv4="10.0.0.0/23", ipv6="fd00::/59")
     state = leases.State()
-    given: dict[int, Lease] = {}
+    leased: dict[int, Lease] = {}
     for _ in range(data.draw(st.integers(1, 60))):
-        if given and data.draw(st.booleans()):
-            gone = given.pop(data.draw(st.sampled_from(sorted(given))))
+        drop = data.draw(st.booleans())
+        if leased and drop:
+            gone = leased.pop(data.draw(st.sampled_from(sorted(leased))))
             left = tuple(entry for entry in state.held if entry != leases.held(gone))
             state = leases.State(left, state.last_vni, state.last_ipv4, state.last_serial)
         nodes, endpoints = data.draw(st.integers(1, 60)), data.draw(st.sampled_from([0, 0, 1, 2]))
@@ -165,13 +166,13 @@ def test_any_mix_of_sizes_never_overlaps(data: st.DataObject) -> None:
             state, lease = leases.allocate(state, terms(endpoints), nodes, here, NOW)
         except leases.PoolFull:
             continue
-        given[lease.serial] = lease
+        leased[lease.serial] = lease
         assert lease.ipv4.subnet_of(here.ipv4)
         assert lease.ipv6.subnet_of(here.ipv6)
         assert 1 <= lease.vni <= 40
     pairs = combinations(state.held, 2)
     assert not any(leases.overlap(one, other) for one, other in pairs)
-    assert all(alone for _, alone in leases.disjoint(given.values()))
+    assert all(alone for _, alone in leases.disjoint(leased.values()))
 
 
 @given(st.data())

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hpcnet import lease as leases
 from hpcnet.config import Pool
 from hpcnet.errors import SiteError
-from hpcnet.leasestore import Entry, LeaseStore
+from hpcnet.leasestore import Due, Entry, LeaseStore
 from hpcnet.model import Lease
 
 PLAIN = leases.Terms("vxlan", 0, 0, "tasks", "none", False)
@@ -40,6 +40,10 @@ def opened(path: str, *entries: Entry, log: list[str] | None = None) -> LeaseSto
 
 def give(store: LeaseStore, job: int, nodelist: str = "n1", now: float = NOW) -> Lease:
     return store.lease(job, "", nodelist, 1, PLAIN, POOL, now)[0]
+
+
+def due(store: LeaseStore) -> list[Due]:
+    return store.due(0.0, 60.0, NOW + 10**6)
 
 
 def states(store: LeaseStore) -> dict[int, str]:
@@ -94,12 +98,11 @@ def test_settle_frees_or_quarantines(path: str) -> None:
         one, two = give(store, 1), give(store, 2)
         for lease, job in ((one, 1), (two, 2)):
             store.end(lease.serial, job, NOW)
-        first, second = store.entries()
-        store.settle(first, [])
-        store.settle(second, ["n1", "n2"])
+        first, second = due(store)
+        store.settle([(first, []), (second, ["n1", "n2"])])
         assert states(store) == {two.serial: "quarantined"}
         assert store.quarantined() == {two.serial: {"n1", "n2"}}
-        store.settle(store.entries()[0], ["n2"])
+        store.settle([(due(store)[0], ["n2"])])
         assert store.quarantined() == {two.serial: {"n2"}}
         assert store.cleaned("n1") == 0
         assert store.cleaned("n2") == 1
@@ -111,11 +114,30 @@ def test_settle_leaves_alone_what_has_changed_since_it_was_seen(path: str) -> No
     with opened(path) as store:
         lease = give(store, 1)
         store.end(lease.serial, 1, NOW)
-        seen = store.entries()[0]
+        seen = due(store)[0]
         store.end(lease.serial, 1, NOW + 5)
-        store.settle(seen, [])
-        store.settle(seen, ["n1"])
+        store.settle([(seen, []), (seen, ["n1"])])
         assert states(store) == {lease.serial: "ending"}
+
+
+def test_what_is_due_by_the_clock(path: str) -> None:
+    with opened(path) as store:
+        ended, live = give(store, 1), give(store, 2, now=NOW + 100)
+        store.end(ended.serial, 1, NOW + 100)
+        assert store.due(10, 60, NOW + 109) == []
+        assert [seen.serial for seen in store.due(10, 60, NOW + 110)] == [ended.serial]
+        assert [seen.serial for seen in store.due(10, 60, NOW + 160)] == [ended.serial, live.serial]
+        assert store.newest() == {1: ended.serial, 2: live.serial}
+        assert [seen.serial for seen in store.due(10, 60, NOW - 5000)] == [ended.serial]  # clock set back
+
+
+def test_a_live_lease_whose_epilog_never_came(path: str) -> None:
+    with opened(path) as store:
+        lease = give(store, 1)
+        store.end_lost(due(store), NOW + 70)
+        assert store.entries()[0].ended == NOW + 70
+        store.end_lost(due(store), NOW + 99)  # ending already
+        assert store.entries() == [Entry(1, "", "n1", "ending", NOW + 70, lease)]
 
 
 def test_one_sweep_an_interval(path: str) -> None:
@@ -297,9 +319,11 @@ class Controller(RuleBasedStateMachine):
 
     @rule(lost=st.lists(st.sampled_from(["n1", "n2"]), unique=True))
     def sweep(self, lost: list[str]) -> None:
-        for seen in self.store.entries():
-            if seen.state != "live":
-                self.store.settle(seen, [node for node in lost if node == seen.nodelist])
+        self.store.settle(
+            (seen, [node for node in lost if node == seen.nodelist])
+            for seen in due(self.store)
+            if seen.state != "live"
+        )
         held = {entry.lease.serial for entry in self.store.entries()}
         for job, seen in list(self.records.items()):
             if seen.lease.serial not in held:
