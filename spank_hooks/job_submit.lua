@@ -9,6 +9,7 @@
 --        ...
 --     end
 -- and the same for slurm_job_modify and hpcnet.job_modify; call ours last if yours writes comment, extra or licenses.
+-- Slurm reads its job_submit.lua again only when that file's time changes: touch it after an upgrade of this one.
 --
 -- Runs on Lua 5.1 to 5.4, Slurm 22.05 and later. Jobs that do not ask for a network pass as they are, except that
 -- words with "hpcnet:" in them leave their comment and extra: such a word is how a request and its lease travel.
@@ -40,11 +41,9 @@ local function has(list, wanted)
    return false
 end
 
-local function split(text, separators)
+local function split(text) -- at commas
    local parts = {}
-   for part in (text .. separators:sub(1, 1)):gmatch("([^" .. separators .. "]*)[" .. separators .. "]") do
-      parts[#parts + 1] = part
-   end
+   for part in (text .. ","):gmatch("([^,]*),") do parts[#parts + 1] = part end
    return parts
 end
 
@@ -64,7 +63,8 @@ end
 -- The --network grammar; hpcnet/request.py is its twin, tests/grammar the table that binds them ---------------------
 
 local function one_of(choices)
-   return { read = function(value) return has(choices, value) and value or nil end, meaning = table.concat(choices, " or ") }
+   local function read(value) return has(choices, value) and value or nil end
+   return { read = read, meaning = table.concat(choices, " or ") }
 end
 
 local function integer(low, high)
@@ -128,7 +128,7 @@ end
 local function parse(option)
    if #option > 256 then refuse(("the option is %d bytes long; at most 256"):format(#option)) end
    local request = {}
-   for position, part in ipairs(split(option, ",")) do
+   for position, part in ipairs(split(option)) do
       if position > 1 then
          local key, value = read_pair(part)
          if request[key] ~= nil then refuse(key .. " is given twice") end
@@ -240,7 +240,8 @@ local function toml_scalar(line, at)
    local word
    word, behind = line:match("^([%w_+-]+)()", at)
    if word == "true" or word == "false" then return word == "true", behind end
-   if word and word:find("^[+-]?%d[%d_]*$") and not word:find("^[+-]?0%d") and not word:find("__") and not word:find("_$") then
+   local digits = word and word:match("^[+-]?(%d[%d_]*)$")
+   if digits and not digits:find("^0.") and not digits:find("__") and not digits:find("_$") then
       return tonumber((word:gsub("[_+]", ""))), behind
    end
 end
@@ -400,6 +401,8 @@ end
 
 local function partitions_of(job_desc, part_list)
    if job_desc.partition then return job_desc.partition end
+   local reservation = slurm.reservations and slurm.reservations[job_desc.reservation or ""]
+   if reservation and reservation.partition then return reservation.partition end
    for name, partition in pairs(part_list) do
       if partition.flag_default == 1 then return name end
    end
@@ -411,7 +414,7 @@ local function require_allowed(what, list, names)
    local function fold(name) return what == "partition" and name or name:lower() end
    local allowed = {}
    for _, name in ipairs(list) do allowed[fold(name)] = true end
-   for _, name in ipairs(split(names, ",")) do
+   for _, name in ipairs(split(names)) do
       if #list > 0 and not allowed[fold(name)] then
          local message = "%s %s may not have a job network; allowed: %s"
          refuse(message:format(what, quoted(name), table.concat(list, ", ")), slurm.ESLURM_ACCESS_DENIED)
@@ -431,7 +434,8 @@ local function with_licence(licences, ours)
 end
 
 local function is_default(job_desc, part_list, site)
-   for _, name in ipairs(split(partitions_of(job_desc, part_list), ",")) do
+   if #site.submit.default_partitions == 0 then return false end
+   for _, name in ipairs(split(partitions_of(job_desc, part_list))) do
       if not has(site.submit.default_partitions, name) then return false end
    end
    return true
@@ -444,9 +448,11 @@ local function grant(job_desc, part_list, site, request)
       refuse("a heterogeneous job cannot have a job network for now; submit one job, or several")
    end
    check(request, site)
-   require_allowed("account", policy.accounts, job_desc.account or #policy.accounts > 0 and job_desc.default_account or "")
+   if #policy.accounts > 0 then
+      require_allowed("account", policy.accounts, job_desc.account or job_desc.default_account or "")
+   end
    require_allowed("partition", policy.partitions, partitions_of(job_desc, part_list))
-   require_allowed("qos", policy.qos, job_desc.qos or #policy.qos > 0 and job_desc.default_qos or "")
+   if #policy.qos > 0 then require_allowed("qos", policy.qos, job_desc.qos or job_desc.default_qos or "") end
    if policy.licence ~= "" then licences = with_licence(job_desc.licenses or "", policy.licence) end
    local field = record_field(site)
    local text = stamped(job_desc[field] or "", field, TOKEN .. "asked:" .. canonical(request))
@@ -509,6 +515,13 @@ local function modify(job_desc, job_rec)
    end
 end
 
+-- Root and SlurmUser may do all; but a comment that says nothing of ours does not take a job's network away.
+local function keep_token(job_desc, job_rec)
+   local field, token = find_token(job_rec)
+   local text = field and job_desc[field]
+   if text and not mentions_token(text) then job_desc[field] = stamped(text, field, token) end
+end
+
 -- What Slurm calls ----------------------------------------------------------------------------------------------------
 
 -- Runs a hook and turns a refusal into a message and a code. A defect of this script stops only what is about us.
@@ -539,10 +552,14 @@ function M.job_submit(job_desc, part_list, submit_uid)
 end
 
 function M.job_modify(job_desc, job_rec, part_list, modify_uid)
-   if modify_uid == 0 or modify_uid == M.slurm_user() then return slurm.SUCCESS end
+   if modify_uid == 0 or modify_uid == M.slurm_user() then
+      pcall(keep_token, job_desc, job_rec)
+      return slurm.SUCCESS
+   end
    local function concerns_us() return about_us(job_desc) or carries_token(job_rec) end
    local function tell(format, text) -- 22.05 shows the user nothing but the code
-      slurm.log_info("hpcnet: update of JobId=%s by uid %s refused: %s", tostring(job_rec.job_id), tostring(modify_uid), text)
+      local who = ("JobId=%d by uid %d"):format(job_rec.job_id, modify_uid)
+      slurm.log_info("hpcnet: update of %s refused: %s", who, text)
       if since_2302() then slurm.log_user(format, text) end
    end
    return guarded(concerns_us, tell, modify, job_desc, job_rec, part_list)

@@ -19,7 +19,7 @@ local NO_VAL, NO_VAL16 = 4294967294, 65534
 local SETTABLE = { account = true, comment = true, extra = true, licenses = true, partition = true, qos = true }
 local READABLE = {
    default_account = true, default_qos = true, het_job_offset = true, max_nodes = true, min_nodes = true,
-   network = true, req_nodes = true, user_id = true, job_state = true, job_id = true,
+   network = true, req_nodes = true, reservation = true, user_id = true, job_state = true, job_id = true,
 }
 local NUMBERS = { het_job_offset = NO_VAL, max_nodes = NO_VAL, min_nodes = NO_VAL }
 
@@ -44,6 +44,7 @@ local function fake_slurm(version, said)
       ERROR = -1, FAILURE = -1, SUCCESS = 0, NO_VAL = NO_VAL, NO_VAL16 = NO_VAL16,
       ESLURM_ACCESS_DENIED = 2002, ESLURM_INVALID_NODE_COUNT = 2006, ESLURM_INVALID_LICENSES = 2048,
    }
+   slurm.reservations = { maintenance = { partition = "debug" }, anywhere = {} }
    if version ~= "22.05" then slurm.SLURM_SUCCESS, slurm.SLURM_ERROR = 0, -1 end
    function slurm.log_user(...) said.user[#said.user + 1] = string.format(...) end
    for _, level in ipairs({ "error", "info", "debug" }) do

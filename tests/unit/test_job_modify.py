@@ -133,6 +133,14 @@ class TestWho:
         result = modify(OURS, {"uid": uid}, **desc)
         assert (result.code, result.desc) == (0, desc)
 
+    @pytest.mark.parametrize("uid", [0, lua.SLURM])
+    def test_they_do_not_lose_the_token_by_a_comment(self, modify: Modify, uid: int) -> None:
+        assert (
+            modify(OURS, {"uid": uid}, comment="node n1 looks odd").desc["comment"] == f"node n1 looks odd {LEASE}"
+        )
+        assert modify(OURS, {"uid": uid}, comment="x" * 1000).desc["comment"] == "x" * 1000
+        assert modify(OTHER, {"uid": uid}, comment="x\n").desc["comment"] == "x\n"
+
     def test_slurm_user_is_the_one_who_runs_it(self, modify: Modify) -> None:
         # The tests do not run under uid 4711; without a readable /proc only root would pass.
         assert modify(OURS, {"uid": 4711}, network="none").code == DENIED
