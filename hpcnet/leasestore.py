@@ -14,12 +14,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from types import TracebackType
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from hpcnet import lease as leases
 from hpcnet.config import Pool
@@ -88,9 +89,18 @@ def _to_stderr(message: str) -> None:
 class LeaseStore:
     """The open file. Each method is one transaction; all raise SiteError when the file cannot be used."""
 
-    def __init__(self, path: str, rebuild: Rebuild, log: Callable[[str], None] = _to_stderr) -> None:
-        """Opens ``path``; missing or corrupt (kept aside, logged), it is made from ``rebuild()``."""
-        self._path, self._rebuild, self._log = path, rebuild, log
+    def __init__(
+        self,
+        path: str,
+        rebuild: Rebuild,
+        log: Callable[[str], None] = _to_stderr,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Opens ``path``; missing or corrupt (kept aside, logged), it is made from ``rebuild()``.
+
+        ``clock`` gives the seconds since the epoch from which the serials of a new file grow.
+        """
+        self._path, self._rebuild, self._log, self._clock = path, rebuild, log, clock
         self._connection = self._opened()
 
     def __enter__(self) -> LeaseStore:
@@ -306,15 +316,17 @@ class LeaseStore:
                 _insert(sql, entry)
             elif entry.state == "live":
                 self._log(f"job {entry.job}: lease {entry.lease.serial} overlaps another job's; not restored")
+        last = leases.State(last_serial=int(self._clock()) - 1)  # though the clock be set back later
         newest = max((entry.lease for entry in entries), key=lambda lease: lease.serial, default=None)
         if newest:
-            _set_last(sql, leases.State((), newest.vni, int(newest.ipv4.broadcast_address), newest.serial))
+            end = int(newest.ipv4.broadcast_address)
+            last = leases.State((), newest.vni, end, max(newest.serial, last.last_serial))
+        _set_last(sql, last)
         self._log(f"lease store {self._path} made anew; leases restored from job records: {len(serials)}")
 
     def _move_aside(self) -> None:
         """Keeps a corrupt file under another name; locked, so that nobody moves the good one after it."""
         import fcntl
-        import time
 
         self._create(f"{self._path}.lock")
         lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CLOEXEC)
@@ -353,28 +365,14 @@ def _set_last(sql: sqlite3.Connection, state: leases.State) -> None:
 
 def _entries(sql: sqlite3.Connection, where: str, *values: object) -> list[Entry]:
     rows = sql.execute(f"SELECT {_COLUMNS} FROM lease WHERE {where} ORDER BY serial", values)
-    return [
-        Entry(
-            job=row[1],
-            array=row[2],
-            nodelist=row[3],
-            state=row[4],
-            ended=row[5],
-            lease=Lease(
-                serial=row[0],
-                vni=row[6],
-                ipv4=IPv4Network((row[7], 32 - row[8])),
-                ipv6=IPv6Network(row[9]),
-                mode=row[10],
-                endpoints=row[11],
-                mtu=row[12],
-                join=row[13],
-                egress=row[14],
-                docker=bool(row[15]),
-            ),
-        )
-        for row in rows
-    ]
+    return [_entry(*row) for row in rows]
+
+
+def _entry(serial: int, job: int, array: str, nodelist: str, state: str, ended: float, *numbers: Any) -> Entry:
+    vni, ipv4, bits, ipv6, mode, endpoints, mtu, join, egress, docker = numbers
+    networks = IPv4Network((ipv4, 32 - bits)), IPv6Network(ipv6)
+    lease = Lease(serial, mode, vni, *networks, endpoints, mtu, join, egress, bool(docker))
+    return Entry(job, array, nodelist, state, ended, lease)
 
 
 def _insert(sql: sqlite3.Connection, entry: Entry) -> None:

@@ -121,7 +121,7 @@ def slurmctld(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurmctld:
     monkeypatch.setattr(time, "sleep", controller.sleep)
     for name in ("n1", "n2"):
         controller.hosts[name] = jobs.Host(name, frozenset({"IDLE"}), int(START) - 1000)
-    LeaseStore(pool.store, lambda: ()).close()
+    LeaseStore(pool.store, lambda: (), clock=lambda: START).close()
     return controller
 
 

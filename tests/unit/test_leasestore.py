@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> str:
 
 
 def opened(path: str, *entries: Entry, log: list[str] | None = None) -> LeaseStore:
-    return LeaseStore(path, lambda: entries, (log if log is not None else []).append)
+    return LeaseStore(path, lambda: entries, (log if log is not None else []).append, lambda: NOW)
 
 
 def give(store: LeaseStore, job: int, nodelist: str = "n1", now: float = NOW) -> Lease:
@@ -281,7 +281,10 @@ class Controller(RuleBasedStateMachine):
         self.records: dict[int, Entry] = {}  # what slurmctld would tell, by job
         self.serials: list[int] = []
         self.job, self.now = 0, NOW
-        self.store = opened(self.path)
+        self.store = self.opened()
+
+    def opened(self) -> LeaseStore:
+        return LeaseStore(self.path, lambda: list(self.records.values()), lambda text: None, lambda: self.now)
 
     def teardown(self) -> None:
         self.store.close()
@@ -351,7 +354,7 @@ class Controller(RuleBasedStateMachine):
         self.store.close()
         os.unlink(self.path)
         self.now = max(self.now, *self.serials, 0) + 1
-        self.store = LeaseStore(self.path, lambda: list(self.records.values()), lambda text: None)
+        self.store = self.opened()
 
     @invariant()
     def nothing_overlaps(self) -> None:
