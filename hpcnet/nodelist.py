@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slurm hostlists, as ``scontrol show hostnames`` and ``scontrol show hostlist`` read and write them.
 
-    expand("n[1-3,7]")                  -> ["n1", "n2", "n3", "n7"]
-    fold(["n1", "n2", "n3", "n7"])      -> "n[1-3,7]"
+expand("n[1-3,7]")                  -> ["n1", "n2", "n3", "n7"]
+fold(["n1", "n2", "n3", "n7"])      -> "n[1-3,7]"
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import groupby, product
+from itertools import groupby, islice, product
+from math import prod
 
 from hpcnet.errors import UserError
 
@@ -17,9 +18,9 @@ LIMIT = 65536
 """Most names a hostlist may stand for: Slurm's own limit on the nodes of a cluster."""
 
 _PARTS = re.compile(r"[^,\[\]]+|\[[^\[\]]*\]|,|.")
-_RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_NUMBERED = re.compile(r"(.*?)([0-9]{1,9})")
+_NUMBERED = re.compile(r"(.*?)([0-9]{1,18})")
 
 
 def expand(text: str) -> list[str]:
@@ -33,15 +34,12 @@ def expand(text: str) -> list[str]:
             hosts.extend("".join(choice) for choice in product(*pieces))
             pieces = []
         elif part.startswith("[") and part.endswith("]"):
-            pieces.append(list(_ranges(part[1:-1], text)))
+            pieces.append(list(islice(_ranges(part[1:-1], text), LIMIT + 1)))
         elif _NAME.fullmatch(part):
             pieces.append([part])
         else:
             raise UserError(f"nodes {text[:80]!r}: {part[:20]!r} is not allowed; write for example n[1-4,7]")
-        size = len(hosts)
-        for piece in pieces:
-            size *= max(len(piece), 1)
-        if max(size, len(hosts)) > LIMIT:
+        if len(hosts) + (prod(map(len, pieces)) if pieces else 0) > LIMIT:
             raise UserError(f"nodes {text[:80]!r}: more than {LIMIT} names")
     return hosts
 
@@ -68,12 +66,14 @@ def fold(hosts: Iterable[str]) -> str:
             runs[-1] = (prefix, runs[-1][1], number)
         else:
             runs.append((prefix, number, number))
-    return ",".join(_bracket(prefix, list(group)) for prefix, group in groupby(runs, lambda run: run[0]))
+    # a name without a number never shares a bracket with one that has the same prefix and a number
+    groups = groupby(runs, lambda run: (run[0], bool(run[1])))
+    return ",".join(_bracket(prefix, list(group)) for (prefix, _), group in groups)
 
 
 def _follows(last: str, number: str) -> bool:
     """Whether ``number`` is the one behind ``last``, written with the same padding."""
-    return str(int(last) + 1).zfill(len(last)) == number and bool(last)
+    return bool(last) and str(int(last) + 1).zfill(len(last)) == number
 
 
 def _bracket(prefix: str, runs: list[tuple[str, str, str]]) -> str:
