@@ -173,12 +173,14 @@ def test_a_lost_file_is_made_from_the_records(path: str) -> None:
     assert "leases restored from job records: 2" in log[-1]
 
 
-def test_of_records_that_overlap_the_live_one_is_restored(path: str) -> None:
+@pytest.mark.parametrize("running", [1, 2])
+def test_of_records_that_overlap_the_live_one_is_restored(path: str, running: int) -> None:
     state, one = leases.allocate(leases.State(), PLAIN, 1, POOL, NOW)
     _, again = leases.allocate(leases.State(last_serial=state.last_serial), PLAIN, 1, POOL, NOW)
     assert one.vni == again.vni
-    with opened(path, entry(1, "ending", one), entry(2, "live", again)) as store:
-        assert states(store) == {again.serial: "live"}
+    both = [entry(job, "live" if job == running else "ending", lease) for job, lease in ((1, one), (2, again))]
+    with opened(path, *both) as store:
+        assert states(store) == {(one, again)[running - 1].serial: "live"}
 
 
 def test_nothing_is_made_while_the_records_cannot_be_read(path: str) -> None:
