@@ -192,7 +192,7 @@ def _ipv6_pool(value: Any) -> IPv6Network:
         network = IPv6Network(value)
     except ValueError:
         network = None
-    if not isinstance(value, str) or network is None or not 16 <= network.prefixlen <= 64:
+    if not isinstance(value, str) or network is None or "%" in value or not 16 <= network.prefixlen <= 64:
         raise ValueError("an IPv6 network from /16 to /64 with no host bits set, such as fd68:7063:6e65::/48")
     return network
 
@@ -259,7 +259,7 @@ def parse(text: str, source: str = names.CONFIG_FILE) -> Site:
     """The Site of a configuration text; ``source`` is its name in errors. Raises SiteError."""
     try:
         document = tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
+    except (tomli.TOMLDecodeError, RecursionError) as error:
         raise SiteError(f"{source}: not TOML: {error}") from None
     sections = {}
     for name, section in _SECTIONS.items():
@@ -297,8 +297,10 @@ def _check_together(site: Site, source: str) -> None:
         raise SiteError(f"{source}: [defaults] egress = {site.defaults.egress!r} is not among [offer] egress")
     if site.defaults.docker and not site.offer.docker:
         raise SiteError(f"{source}: [defaults] docker = true, but [offer] docker = false")
-    if site.defaults.endpoints > site.offer.max_endpoints:
-        raise SiteError(f"{source}: [defaults] endpoints is larger than [offer] max_endpoints")
+    endpoints = 1 << (site.defaults.endpoints - 1).bit_length()  # as a lease rounds it
+    if endpoints > site.offer.max_endpoints:
+        rounded = f"endpoints = {site.defaults.endpoints} (rounded up to {endpoints})"
+        raise SiteError(f"{source}: [defaults] {rounded} is more than [offer] max_endpoints")
 
 
 def load(path: str = names.CONFIG_FILE) -> Site:
