@@ -84,6 +84,12 @@ def main(words: Sequence[str]) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if "HPCNET_TRACEBACK" in os.environ:
+            raise
+        what = f"{type(error).__name__}: {error}"
+        print(f"hpcnet: internal error, please report: {what} (HPCNET_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 3
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -28,7 +28,7 @@ def silent(job_id: int, peers: Iterable[IPv4Address], size: int, seconds: float 
         icmp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
         identity = os.getpid() & 0xFFFF
         deadline = time.monotonic() + seconds
-        for sequence, peer in enumerate(waiting):
+        for sequence, peer in enumerate(list(waiting)):
             try:
                 icmp.sendto(_echo(identity, sequence & 0xFFFF, size - _HEADERS), (str(peer), 0))
             except OSError:

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab as a test uses it: submit as alice or bob, read a job's record and output, look at a node."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcnet.lab.cluster import Lab, Options
+
+NODES = ("n1", "n2", "n3")
+
+_STATE = r"""
+ip -d -o link; ip -o addr | sed 's, tentative,,'; ip route; ip -6 route; ip neigh show nud permanent; bridge fdb
+echo == namespaces; ls /run/netns
+echo == filter; nft list ruleset
+echo == files; find /run/hpcnet
+"""
+
+
+def eventually(what: str, test: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until ``test`` is true; fail naming ``what`` when it does not become so."""
+    deadline = time.monotonic() + seconds
+    while not test():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+class Cluster:
+    """A lab of three nodes, and what its nodes looked like before any job."""
+
+    def __init__(self, directory: Path) -> None:
+        self.lab = Lab.at(directory)
+        self._pristine: dict[str, str] = {}
+
+    def up(self) -> None:
+        """Start the lab (one left by a killed test run goes first) and take the baseline."""
+        self.lab.down()
+        self.lab.up(Options(nodes=len(NODES)))
+        self._pristine = {node: self.state(node) for node in NODES}
+
+    def run(
+        self, *argv: str, user: str = "alice", on: str = "login", check: bool = True, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on a host, by default as alice on the login node."""
+        return self.lab.run(on, ["sh", "-c", 'cd /tmp; exec "$@"', "sh", *argv], user=user, check=check, stdin=stdin)
+
+    def root(self, on: str, *argv: str, check: bool = True) -> str:
+        """Output of a command that root runs on a host."""
+        return self.lab.run(on, list(argv), check=check).stdout
+
+    def srun(self, *argv: str, user: str = "alice") -> list[str]:
+        """Lines that ``srun`` with these arguments prints."""
+        return self.run("srun", *argv, user=user).stdout.splitlines()
+
+    def sbatch(self, script: str, *options: str, user: str = "alice") -> int:
+        """Submit a script (its interpreter line is added); returns the job id. Output: :meth:`output`."""
+        text = script if script.startswith("#!") else f"#!/bin/bash\n{script}"
+        done = self.run("sbatch", "--parsable", "--output=/home/%u/%A_%a.out", *options, user=user, stdin=text)
+        return int(done.stdout)
+
+    def output(self, job: int, task: str = "4294967294", user: str = "alice") -> str:
+        """What a batch job printed."""
+        path = self.lab.layout.home(user) / f"{job}_{task}.out"
+        return path.read_text() if path.exists() else ""
+
+    def record(self, job: int | str) -> dict[str, str]:
+        """The job record as scontrol shows it."""
+        text = self.root("ctl", "scontrol", "--oneliner", "show", "job", str(job))
+        return {key: value.strip() for key, value in re.findall(r"(\w+)=((?:(?! \w+=).)*)", text)}
+
+    def state_of(self, job: int | str) -> str:
+        """JobState of a job."""
+        return self.record(job)["JobState"]
+
+    def finished(self, job: int | str, seconds: float = 60) -> str:
+        """Wait until the job has ended, with its Epilogs; returns its state."""
+        active = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED"}
+        eventually(f"job {job} ends", lambda: self.state_of(job) not in active, seconds)
+        return self.state_of(job)
+
+    def hold(self, *options: str, user: str = "alice") -> int:
+        """Submit a job that does nothing for a minute, and wait until its script runs: all Prologs have ended."""
+        job = self.sbatch("echo started; exec sleep 60", *options, user=user)
+        eventually(f"job {job} starts", lambda: "started" in self.output(job, user=user))
+        return job
+
+    def lease(self, job: int) -> dict[str, Any]:
+        """The job's lease, from ``hpcnet show``."""
+        shown = json.loads(self.run("hpcnet", "show", str(job), "--json").stdout)
+        lease = shown["lease"]
+        assert isinstance(lease, dict), shown
+        return lease
+
+    def state(self, node: str) -> str:
+        """Everything of a node that a job's network could change."""
+        return self.root(node, "sh", "-c", _STATE)
+
+    def settle(self) -> None:
+        """Cancel what is left and wait until every Epilog has ended."""
+        self.root("ctl", "scancel", "--user=alice", "--user=bob", check=False)
+        self.root("ctl", "sh", "-c", "squeue -h -o %A | xargs -r scancel", check=False)
+        eventually("no job is left", lambda: not self.root("ctl", "squeue", "-h"))
+        eventually("all nodes are idle", lambda: self.node_states() == dict.fromkeys(NODES, "idle"))
+
+    def node_states(self) -> dict[str, str]:
+        """State of each node as Slurm calls it."""
+        lines = self.root("ctl", "sinfo", "-hN", "-p", "batch", "-o", "%N %T").splitlines()
+        return {name: state for name, state in map(str.split, lines)}
+
+    def assert_pristine(self, nodes: Sequence[str] = NODES) -> None:
+        """Every node is as it was when the lab came up."""
+        for node in nodes:
+            before, now = self._pristine[node].splitlines(), self.state(node).splitlines()
+            changes = [line for line in difflib.unified_diff(before, now, lineterm="", n=0)]
+            assert not changes, "\n".join([f"{node} is not as it was:", *changes])
+
+    def log(self, host: str) -> str:
+        """hpcnet's own log on a host."""
+        return self.root(host, "cat", "/var/log/hpcnet.log")
