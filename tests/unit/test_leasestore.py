@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hpcnet import lease as leases
 from hpcnet.config import Pool
 from hpcnet.errors import SiteError
-from hpcnet.leasestore import Due, Entry, LeaseStore
+from hpcnet.leasestore import Due, Entry, LeaseStore, peek
 from hpcnet.model import Lease
 
 PLAIN = leases.Terms("vxlan", 0, 0, "tasks", "none", False)
@@ -224,6 +224,17 @@ def test_a_file_moved_away_under_an_open_store_takes_no_lease(path: str) -> None
         os.rename(path, path + ".aside")
         with pytest.raises(SiteError, match="readonly"):
             give(store, 1)
+
+
+def test_peek_reads_and_makes_nothing(path: str) -> None:
+    with pytest.raises(SiteError, match="unable to open"):
+        peek(path)
+    assert not os.path.exists(path)
+    with opened(path) as store:
+        lease = give(store, 1)
+        assert peek(path) == leases.State(
+            (leases.held(lease),), lease.vni, int(lease.ipv4.broadcast_address), lease.serial
+        )
 
 
 def test_a_newer_schema_is_not_touched(path: str) -> None:
