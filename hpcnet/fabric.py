@@ -55,5 +55,5 @@ def _numbered(base: IPv4Address, node: str) -> IPv4Address:
         )
     try:
         return base + int(numbers[-1])
-    except AddressValueError:
+    except ValueError:  # also of a number with more digits than Python reads
         raise SiteError(f"node {node}: [fabric] peers_base {base} + {numbers[-1]} is no IPv4 address") from None
