@@ -20,11 +20,15 @@ def hosts(plan: Plan, host_file: str) -> str:
     """A hosts file (hosts(5)) in which the job's nodes and containers have their addresses of the job.
 
     ``host_file`` is the text of the node's own /etc/hosts: its other names stay, and longer forms of a
-    node's name (n2.example.org) become names of the job's address too.
+    node's name (n2.example.org) become names of the job's address too. Where a node is named like another
+    one's container, the name is the node's.
     """
     longer, others = _own_names(plan, host_file)
+    nodes = frozenset(plan.nodes)
     lines = [_LOCAL, f"# network of job {plan.job_id}\n"]
     for endpoint in sorted((*plan.own, *plan.peers), key=lambda endpoint: endpoint.ipv4):
+        if endpoint.slot and host_name(endpoint) in nodes:
+            continue
         aliases = " ".join([host_name(endpoint), *(longer[endpoint.node] if endpoint.slot == 0 else ())])
         lines.append(f"{endpoint.ipv4} {aliases}\n{endpoint.ipv6} {aliases}\n")
     if others:
