@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import shutil
+import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address
@@ -65,7 +66,9 @@ def locked(job_id: int) -> Iterator[None]:
     prepare()
     file = _lock_file()
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX, 1, job_id)
+        # struct flock; of the open file: a lock of the process ends as soon as it closes the file anywhere else
+        byte = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, job_id, 1, 0)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLKW, byte)
         yield
     finally:
         os.close(file)
@@ -77,9 +80,11 @@ def _lock_file() -> int:
 
 
 def begin(entry: Entry) -> None:
-    """Write the intent, durably, before anything is built."""
+    """Write the intent, durably, before anything is built; an earlier refusal does not hold any more."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(names.job_dir(entry.job_id), 0o755)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{names.job_dir(entry.job_id)}/refused")
     _write(entry.job_id, "journal", json.dumps(asdict(entry)) + "\n", 0o600)
 
 
@@ -115,7 +120,7 @@ def steps(job_id: int) -> list[str]:
 def jobs() -> list[int]:
     """Ids of all jobs with a directory on this node."""
     try:
-        return sorted(int(name) for name in os.listdir(f"{names.STATE_DIR}/jobs") if name.isdigit())
+        return sorted(int(name) for name in os.listdir(f"{names.STATE_DIR}/jobs") if name.isdecimal())
     except FileNotFoundError:
         return []
 
