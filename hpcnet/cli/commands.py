@@ -65,11 +65,14 @@ examples:
 
 def main(words: Sequence[str]) -> int:
     """Parse and run; an error is one line on stderr."""
-    arguments = _parser().parse_args(words)
     try:
-        code: int = arguments.run(arguments)
-        sys.stdout.flush()
-        return code
+        try:
+            arguments = _parser().parse_args(words)
+            code: int = arguments.run(arguments)
+            return code
+        finally:
+            if sys.stdout is not None:  # None: closed by the caller (>&-)
+                sys.stdout.flush()  # here, so that a reader who left early is noticed, of --help too
     except UserError as error:
         print(f"hpcnet: {error}", file=sys.stderr)
         return 2

@@ -44,7 +44,7 @@ class Network:
 def _networks() -> list[Network]:
     found = []
     for job in jobs():
-        text = job.extra if names.TOKEN in job.extra else job.comment
+        text = job.extra if record.carries(job.extra) else job.comment
         try:
             seen = record.find(text)
         except SiteError as error:
@@ -94,11 +94,14 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 
 def _addresses(network: Network, config_file: str) -> list[dict[str, Any]]:
-    """Each node's address, computed as the node does; empty before the job has nodes and a lease."""
-    lease, nodes = network.record.lease, nodelist.expand(network.job.nodelist) if network.job.nodelist else []
-    if lease is None or not nodes:
+    """Each node's address, computed as the node does; empty before the job has nodes and a lease, and once it
+    is completing: Slurm then lists only the nodes that are not done yet, from which no rank can be told.
+    """
+    job, lease = network.job, network.record.lease
+    if lease is None or not job.nodelist or "COMPLETING" in job.states:
         return []
     try:
+        nodes = nodelist.expand(job.nodelist)
         underlays = fabric.addresses(config.load(config_file).fabric, nodes)
         return [
             {"node": node, "ipv4": own.ipv4, "ipv6": own.ipv6, "mac": own.mac, "fabric": own.underlay}
@@ -139,7 +142,9 @@ def _print(document: dict[str, Any]) -> None:
         print("network   none yet: it is leased when the job starts")
     here = document["here"]
     if here:
-        what = f"refused: {here['refused']}" if here["refused"] else "complete" if here["complete"] else "half-built"
+        what = (
+            f"refused: {here['refused']}" if here["refused"] else "complete" if here["complete"] else "half-built"
+        )
         print(f"here      {what}")
     if document["addresses"]:
         print()

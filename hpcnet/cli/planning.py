@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from ipaddress import IPv4Address
 from typing import Any
 
 from hpcnet import config, fabric, lease, leasestore, names, nodelist, request
@@ -21,18 +22,16 @@ def run(arguments: argparse.Namespace) -> int:
     site = config.load(arguments.config)
     asked = request.parse(arguments.network)
     if asked is None:
-        raise UserError(f"--network={arguments.network} is not hpcnet's; its first word is {names.WORD}")
+        raise UserError(f"--network={arguments.network!r:.80} is not hpcnet's; its first word is {names.WORD}")
     nodes = nodelist.expand(arguments.nodes)
     if len(set(nodes)) < len(nodes):
-        raise UserError(f"nodes {arguments.nodes}: a name twice")
+        raise UserError(f"nodes {arguments.nodes!r:.80}: a name twice")
     if arguments.node is not None and arguments.node not in nodes:
-        raise UserError(f"node {arguments.node} is not among {arguments.nodes}")
+        raise UserError(f"node {arguments.node!r:.80} is not among {arguments.nodes:.80}")
     state, source = _state(site)
     given = lease.allocate(state, lease.terms_of(asked, site), len(nodes), site.pool, 0)[1]
     underlays = fabric.addresses(site.fabric, nodes)
-    everyone = [
-        endpoints_of(given, node, rank, len(nodes), underlays[node]) for rank, node in enumerate(nodes)
-    ]
+    everyone = [endpoints_of(given, node, rank, len(nodes), underlays[node]) for rank, node in enumerate(nodes)]
     document: dict[str, Any] = {
         "lease": _lease_document(given),
         "lease_source": source,
@@ -108,5 +107,13 @@ def _print(document: dict[str, Any], node: str | None) -> None:
 
 def _row(entry: dict[str, Any]) -> tuple[object, ...]:
     containers = entry["containers"]
-    span = f"{containers[0]}-{str(containers[-1]).rpartition('.')[2]}" if containers else "-"
-    return entry["node"], entry["fabric"], entry["ipv4"], entry["ipv6"], entry["mac"], span
+    return entry["node"], entry["fabric"], entry["ipv4"], entry["ipv6"], entry["mac"], _span(containers)
+
+
+def _span(containers: list[IPv4Address]) -> str:
+    """The containers' addresses, which follow each other: 10.128.0.8-15."""
+    if not containers:
+        return "-"
+    first, last = str(containers[0]), str(containers[-1])
+    same = first.rpartition(".")[0] == last.rpartition(".")[0]
+    return f"{first}-{last.rpartition('.')[2] if same else last}"
