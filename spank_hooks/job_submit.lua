@@ -458,6 +458,8 @@ local function grant(job_desc, part_list, site, request)
    local text = stamped(job_desc[field] or "", field, TOKEN .. "asked:" .. canonical(request))
    job_desc[field] = text
    if licences then job_desc.licenses = licences end
+   -- So that the SPANK plugin stops the job on a node whose Prolog knows nothing of it (22.05's sbatch does not say).
+   if job_desc.script then job_desc.environment.SLURM_NETWORK = WORD end
 end
 
 local reported -- the last trouble with the site's file that was logged

@@ -40,7 +40,7 @@ def main(hook: str) -> int:
     log = _Log(site.hooks.log, hook)
     try:
         job = job_from_environment(os.environ)
-        with _deadline(site.hooks.deadline):
+        with _deadline(site.hooks.deadline + (site.pool.wait if hook == "prolog-slurmctld" else 0)):
             code = _HOOKS[hook](job, site, broken, log)
     except HpcnetError as error:
         log.write(str(error))

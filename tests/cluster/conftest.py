@@ -18,7 +18,7 @@ if os.geteuid() != 0:
 @pytest.fixture(scope="session")
 def _lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     # /var/lib rather than pytest's directory: every lab host must be able to read it.
-    cluster = Cluster(Path("/var/lib/hpcnet-lab-tests"))
+    cluster = Cluster(Path(os.environ.get("HPCNET_LAB") or "/var/lib/hpcnet-lab-tests"))
     cluster.up()
     yield cluster
     cluster.lab.down()

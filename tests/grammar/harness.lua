@@ -20,6 +20,7 @@ local SETTABLE = { account = true, comment = true, extra = true, licenses = true
 local READABLE = {
    default_account = true, default_qos = true, het_job_offset = true, max_nodes = true, min_nodes = true,
    network = true, req_nodes = true, reservation = true, user_id = true, job_state = true, job_id = true,
+   script = true, environment = true, -- both of batch jobs only
 }
 local NUMBERS = { het_job_offset = NO_VAL, max_nodes = NO_VAL, min_nodes = NO_VAL }
 

@@ -131,7 +131,8 @@ def test_a_job_that_did_not_ask_forks_nothing(installed: Installed, hook: str) -
 @pytest.mark.parametrize("field", ["SLURM_JOB_EXTRA", "SLURM_JOB_COMMENT"])
 def test_either_field_of_the_record_will_do(installed: Installed, hook: str, field: str) -> None:
     done = installed.run(hook, {"SLURM_JOB_ID": "4000000017", field: "the user's own text hpcnet:v1,n=1"})
-    assert done.returncode == 7  # the interpreter's own exit code
+    # the interpreter's own exit code; but for PrologSlurmctld one that breaks must not cost the job its life
+    assert done.returncode == (0 if hook == "prolog_slurmctld" else 7)
     given = installed.interpreter()
     assert given["argv"] == ["-I", "-m", "hpcnet", ACTIONS[hook]]
     assert given["cwd"] == "/"

@@ -271,3 +271,12 @@ class TestDefects:
         if code:
             assert result.message and "job_submit.lua failed" in result.message
             assert "broken" in result.log[0]
+
+
+def test_a_batch_jobs_environment_says_that_it_asked(submit: Submit) -> None:
+    """The SPANK plugin reads it on a node whose Prolog does not know the job."""
+    batch: dict[str, Any] = {"script": "#!/bin/sh\n", "environment": {"HOME": "/home/alice"}}
+    asked = submit(network="ib", **batch)
+    assert asked.desc["environment"] == {"HOME": "/home/alice", "SLURM_NETWORK": "ib"}
+    other = submit(network="sn_all", **batch)
+    assert other.desc["environment"] == {"HOME": "/home/alice"}
