@@ -85,7 +85,8 @@ def jobs(timeout: float = _TIMEOUT) -> list[SlurmJob]:
     try:
         document = json.loads(text)
         if document.get("errors"):
-            raise ControllerUnreachable(f"squeue: {str(document['errors'])[:200]}")
+            why = "; ".join(str(error.get("description", error)) for error in document["errors"])
+            raise ControllerUnreachable(f"slurmctld gives no list of jobs; is it running? (squeue: {why[:200]})")
         return [_job(entry) for entry in document["jobs"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ControllerUnreachable(f"squeue --json gave no list of jobs: {error!r:.200}") from None
