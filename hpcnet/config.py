@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """hpcnet.toml -> Site. Every key is known, typed and ranged here; an unknown one is an error.
 
-    site = load()                                # /etc/hpcnet/hpcnet.toml
-    site = parse('[fabric]\\nuplink = "ib0"')     # from text; what is missing has its default
+site = load()                                # /etc/hpcnet/hpcnet.toml
+site = parse('[fabric]\\nuplink = "ib0"')     # from text; what is missing has its default
 """
 
 from __future__ import annotations

@@ -488,10 +488,8 @@ local function refuse_changes(job_desc, job_rec, token)
    if option ~= nil and not (is_ours(option) and canonical(parse(option)) == token:match(":%a+:([^:]*)")) then
       refuse("a job's network cannot be changed; submit it again", slurm.ESLURM_ACCESS_DENIED)
    end
-   local state = job_rec.job_state % 256 -- 1: running, 2: suspended; flags are above
-   local resized = job_desc.min_nodes ~= slurm.NO_VAL or job_desc.max_nodes ~= slurm.NO_VAL or job_desc.req_nodes
-   if (state == 1 or state == 2) and resized then
-      refuse("a running job with a network cannot change its nodes", slurm.ESLURM_INVALID_NODE_COUNT)
+   if job_desc.min_nodes ~= slurm.NO_VAL or job_desc.max_nodes ~= slurm.NO_VAL or job_desc.req_nodes then
+      refuse("a job with a network cannot change its nodes; submit it again", slurm.ESLURM_INVALID_NODE_COUNT)
    end
 end
 

@@ -41,6 +41,7 @@ examples:
 _SHOW = """\
 examples:
   hpcnet show 1234
+  hpcnet show 1234_5      task 5 of an array
   hpcnet show 1234 --json
 """
 
@@ -126,12 +127,24 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--node", metavar="NAME", help="show what this node builds")
     command("list", networks.run_list, "the networks of all jobs that Slurm knows", _LIST)
     show = command("show", networks.run_show, "one job's network", _SHOW)
-    show.add_argument("job", metavar="JOB", type=_job_id)
+    show.add_argument(
+        "job", metavar="JOB", type=_job_or_task, help="a job's number, or ARRAY_TASK as list prints it"
+    )
     check = command("check", node.run_check, "compare a job's network on this node with its journal", _CHECK)
     check.add_argument("job", metavar="JOB", type=_job_id, nargs="?", help="default: all jobs of this node")
     load = command("filter", node.run_filter, "hpcnet's own packet filter on this host", _FILTER)
     load.add_argument("action", choices=("show", "load"))
     return parser
+
+
+def _job_or_task(text: str) -> str:
+    job, separator, task = text.partition("_")
+    if separator and not (task.isascii() and task.isdigit()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a job id, such as 1234, or an array's task, such as 1234_5"
+        )
+    _job_id(job)
+    return text
 
 
 def _job_id(text: str) -> int:

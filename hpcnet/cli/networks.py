@@ -78,12 +78,14 @@ def _row(network: Network) -> tuple[object, ...]:
 
 def run_show(arguments: argparse.Namespace) -> int:
     """All of one job; on a node also what that node's journal says."""
-    network = next((seen for seen in _networks() if seen.job.id == arguments.job), None)
-    here = _here(arguments.job)
+    wanted = arguments.job
+    network = next((seen for seen in _networks() if wanted in (str(seen.job.id), seen.job.array)), None)
+    number = network.job.id if network else int(wanted) if wanted.isdigit() else 0
+    here = _here(number)
     if network is None and here is None:
-        print(f"hpcnet: job {arguments.job} has no network, or Slurm does not know it (any more)", file=sys.stderr)
+        print(f"hpcnet: job {wanted} has no network, or Slurm does not know it (any more)", file=sys.stderr)
         return 1
-    document = network.document() if network else {"job": arguments.job}
+    document = network.document() if network else {"job": number}
     document["addresses"] = _addresses(network, arguments.config) if network else []
     document["here"] = here
     if arguments.json:

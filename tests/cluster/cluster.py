@@ -17,7 +17,8 @@ from hpcnet.lab.cluster import Lab, Options
 NODES = ("n1", "n2", "n3")
 
 _STATE = r"""
-ip -d -o link; ip -o addr | sed 's, tentative,,'; ip route; ip -6 route; ip neigh show nud permanent; bridge fdb | sort
+ip -d -o link; ip -o addr | sed 's, tentative,,'; ip route; ip -6 route
+ip neigh show nud permanent; bridge fdb | sort
 echo == namespaces; ls /run/netns
 echo == filter; nft list ruleset
 echo == files; find /run/hpcnet
@@ -49,7 +50,9 @@ class Cluster:
         self, *argv: str, user: str = "alice", on: str = "login", check: bool = True, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on a host, by default as alice on the login node."""
-        return self.lab.run(on, ["sh", "-c", 'cd /tmp; exec "$@"', "sh", *argv], user=user, check=check, stdin=stdin)
+        return self.lab.run(
+            on, ["sh", "-c", 'cd /tmp; exec "$@"', "sh", *argv], user=user, check=check, stdin=stdin
+        )
 
     def root(self, on: str, *argv: str, check: bool = True) -> str:
         """Output of a command that root runs on a host."""
@@ -112,13 +115,13 @@ class Cluster:
     def node_states(self) -> dict[str, str]:
         """State of each node as Slurm calls it."""
         lines = self.root("ctl", "sinfo", "-hN", "-p", "batch", "-o", "%N %T").splitlines()
-        return {name: state for name, state in map(str.split, lines)}
+        return dict(line.split() for line in lines)
 
     def assert_pristine(self, nodes: Sequence[str] = NODES) -> None:
         """Every node is as it was when the lab came up."""
         for node in nodes:
             before, now = self._pristine[node].splitlines(), self.state(node).splitlines()
-            changes = [line for line in difflib.unified_diff(before, now, lineterm="", n=0)]
+            changes = list(difflib.unified_diff(before, now, lineterm="", n=0))
             assert not changes, "\n".join([f"{node} is not as it was:", *changes])
 
     def log(self, host: str) -> str:

@@ -56,7 +56,9 @@ def test_a_job_larger_than_the_pool_is_told_so(cluster: Cluster) -> None:
     try:
         done = cluster.run("srun", "-N3", "--network=ib,endpoints=8", "true", check=False)
         assert done.returncode != 0
-        assert "3 nodes with 8 endpoints each need an IPv4 /26, but the pool is 10.128.0.0/28 in all" in done.stderr
+        assert (
+            "3 nodes with 8 endpoints each need an IPv4 /26, but the pool is 10.128.0.0/28 in all" in done.stderr
+        )
     finally:
         cluster.settle()
         cluster.lab.configure()
@@ -94,12 +96,18 @@ def test_a_lost_store_is_made_anew_from_the_job_records(cluster: Cluster) -> Non
     assert cluster.lease(second)["serial"] > cluster.lease(first)["serial"]
     networks = [IPv4Network(cluster.lease(job)["ipv4"]) for job in (first, second)]
     assert not networks[0].overlaps(networks[1])
-    assert "leases restored from job records: " in cluster.log("ctl").splitlines()[-2] or "made anew" in cluster.log("ctl")
+    assert "leases restored from job records: " in cluster.log("ctl").splitlines()[
+        -2
+    ] or "made anew" in cluster.log("ctl")
 
 
 def test_forty_jobs_at_once_have_forty_networks(cluster: Cluster) -> None:
-    submit = "for i in $(seq 40); do sbatch --parsable -o /dev/null -N2 --network=ib --wrap 'srun -N2 ping -c1 -W5 -q $(hostname); sleep 1'; done"  # noqa: E501
-    jobs = [int(line) for line in cluster.run("bash", "-c", submit).stdout.split()]
+    submit = (
+        "sbatch --parsable -o /dev/null -N2 --network=ib --wrap 'srun -N2 ping -c1 -W5 -q $(hostname); sleep 1'"
+    )
+    jobs = [
+        int(line) for line in cluster.run("bash", "-c", f"for i in $(seq 40); do {submit}; done").stdout.split()
+    ]
     assert [cluster.finished(job, 240) for job in jobs] == ["COMPLETED"] * 40
     shown = json.loads(cluster.run("hpcnet", "list", "--json").stdout)
     leases = [entry["lease"] for entry in shown if entry["job"] in jobs]

@@ -51,7 +51,7 @@ def test_ping_and_iperf3_do_not_reach_the_other_job(pair: Pair, rank: int) -> No
     listen = ("srun", f"--jobid={pair.bob}", "--overlap", "-N1", "-n1", "-w", f"n{rank + 1}")
     pair.cluster.run("sh", "-c", f"{' '.join(listen)} timeout 10 iperf3 -s -1 > /dev/null 2>&1 &", user="bob")
     reach = ("srun", f"--jobid={pair.bob}", "--overlap", "-N1", "-n1", "-w", "n1", "bash", "-c")
-    waits = f"for try in {{1..40}}; do ss -Hltn | grep -q 5201 && exit 0; sleep 0.1; done; exit 1"
+    waits = "for try in {1..40}; do ss -Hltn | grep -q 5201 && exit 0; sleep 0.1; done; exit 1"
     on = ("srun", f"--jobid={pair.bob}", "--overlap", "-N1", "-n1", "-w", f"n{rank + 1}", "bash", "-c", waits)
     pair.cluster.run(*on, user="bob")
     assert pair.as_alice("timeout", "3", "iperf3", "-c", target, "-t1", "--connect-timeout", "1000") != 0
@@ -84,8 +84,11 @@ import socket, struct, sys
 vni, target, mac, address = int(sys.argv[1]), sys.argv[2], bytes.fromhex(sys.argv[3]), sys.argv[4]
 inner = mac + bytes.fromhex("024200000099") + b"\\x08\\x00"
 icmp = bytes.fromhex("0800f7ff00000000")
-ip = bytearray(struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, 1, 0, socket.inet_aton(address), socket.inet_aton(address)))
-total = sum(struct.unpack("!10H", ip)); total = (total & 0xffff) + (total >> 16); ip[10:12] = struct.pack("!H", ~total & 0xffff)
+own = socket.inet_aton(address)
+ip = bytearray(struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, 1, 0, own, own))
+total = sum(struct.unpack("!10H", ip))
+total = (total & 0xffff) + (total >> 16)
+ip[10:12] = struct.pack("!H", ~total & 0xffff)
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 try:
     for _ in range(10):
@@ -132,7 +135,10 @@ def test_a_forged_packet_would_get_in_without_the_filter(pair: Pair) -> None:
 
 def test_a_vni_that_is_not_ours_is_left_alone(cluster: Cluster) -> None:
     """Other users of the VXLAN port, such as Docker swarm, live on beside hpcnet."""
-    make = "ip link add other type vxlan id 77 local {own} remote {peer} dstport 4789; ip addr add 192.0.2.{n}/24 dev other; ip link set other up"  # noqa: E501
+    make = (
+        "ip link add other type vxlan id 77 local {own} remote {peer} dstport 4789;"
+        "ip addr add 192.0.2.{n}/24 dev other; ip link set other up"
+    )
     for number, other in ((1, 2), (2, 1)):
         own, peer = f"172.31.1.{number}", f"172.31.1.{other}"
         cluster.root(f"n{number}", "sh", "-c", make.format(own=own, peer=peer, n=number))

@@ -131,25 +131,23 @@ def test_join_none_leaves_tasks_outside_with_the_variables(cluster: Cluster) -> 
 
 
 def test_nothing_is_sent_over_the_fabric_before_the_first_packet(cluster: Cluster) -> None:
-    counter = "table netdev seen { chain out { type filter hook egress device ib0 priority 0; udp dport 4789 counter\n }\n }\n"
+    chain = "type filter hook egress device ib0 priority 0; udp dport 4789 counter"
+    counter = f"table netdev seen {{\nchain out {{ {chain}\n}}\n}}\n"
     cluster.lab.run("n1", ["nft", "-f", "-"], stdin=counter)
     try:
         job = cluster.sbatch("srun sleep 3; srun ping -c1 -W2 -q n2", "--network=ib", "-w", "n[1-2]", "-N2")
         assert cluster.finished(job) == "COMPLETED", cluster.output(job)
         packets = re.search(r"packets (\d+)", cluster.root("n1", "nft", "list", "table", "netdev", "seen"))
-        # n1's task asks once (its own answer to n2's task stays on n2, which pings itself): nothing before or beside
+        # n1's task asks once; n2's task pings itself, and that stays on n2: nothing came before or beside
         assert packets is not None and int(packets[1]) == 1
     finally:
         cluster.root("n1", "nft", "delete", "table", "netdev", "seen")
 
 
 def test_the_first_ipv6_packet_is_answered_at_once(cluster: Cluster) -> None:
-    [line] = [
-        line
-        for line in cluster.srun("-w", "n[1-2]", "-N2", "--network=ib", "sh", "-c",
-                                 "[ $SLURM_PROCID = 0 ] && exec ping -6 -c1 -W1 n2 || sleep 1")  # fmt: skip
-        if "time=" in line
-    ]
+    first = "[ $SLURM_PROCID = 0 ] && exec ping -6 -c1 -W1 n2 || sleep 1"
+    lines = cluster.srun("-w", "n[1-2]", "-N2", "--network=ib", "sh", "-c", first)
+    [line] = [line for line in lines if "time=" in line]
     # neighbour discovery with its defaults takes about two seconds: -W1 would have ended without an answer
     assert "icmp_seq=1" in line
 

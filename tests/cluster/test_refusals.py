@@ -85,14 +85,14 @@ def test_a_step_that_asks_by_itself_gets_a_hint(cluster: Cluster) -> None:
     job = cluster.hold()
     done = step(cluster, job, "--network=ib", "echo", "ran")
     assert done.returncode != 0 and "ran" not in done.stdout
-    hint = "hpcnet: this job has no network of its own; ask for it at sbatch/salloc/srun time of the job: --network=ib"
-    assert hint in done.stderr
+    assert "hpcnet: this job has no network of its own; ask for it at sbatch/salloc/srun time" in done.stderr
     assert step(cluster, job, "--network=other", "echo", "ran").stdout == "ran\n"
 
 
 def test_variables_of_an_outer_job_are_dropped(cluster: Cluster) -> None:
-    # sbatch from a joined task cannot reach slurmctld (egress=none), so the batch script submits with its variables
-    script = 'cd; echo outer $HPCNET_JOB_ID; sbatch -W -o inner.out --wrap "env | grep -c ^HPCNET_; srun env | grep -c ^HPCNET_; true"; cat inner.out'  # noqa: E501
+    # a joined task cannot reach slurmctld (egress=none), so the batch script submits, with its variables
+    inner = "env | grep -c ^HPCNET_; srun env | grep -c ^HPCNET_; true"
+    script = f"cd; echo outer $HPCNET_JOB_ID; sbatch -W -o inner.out --wrap '{inner}'; cat inner.out"
     job = cluster.sbatch(script, "--network=ib")
     assert cluster.finished(job) == "COMPLETED"
     lines = cluster.output(job).splitlines()
@@ -108,7 +108,9 @@ def broken_node(cluster: Cluster) -> Iterator[Cluster]:
     cluster.root("ctl", "scancel", "--user=alice")
     cluster.root("n2", "ip", "link", "set", "ib0", "up")
     # the kernel forgot ib0's link-local address; the baseline has it again only when it is made anew
-    eventually("ib0 has its address", lambda: "fe80" in cluster.root("n2", "ip", "-6", "addr", "show", "dev", "ib0"))
+    eventually(
+        "ib0 has its address", lambda: "fe80" in cluster.root("n2", "ip", "-6", "addr", "show", "dev", "ib0")
+    )
     cluster.root("ctl", "scontrol", "update", "nodename=n2", "state=resume", check=False)  # it may be idle
 
 
@@ -184,7 +186,9 @@ def test_a_broken_configuration_refuses_only_jobs_that_ask(cluster: Cluster) -> 
 def test_policy_who_may_ask_and_who_gets_one_by_default(cluster: Cluster) -> None:
     cluster.lab.configure(hpcnet={"submit": {"partitions": ["debug"], "default_partitions": ["debug"]}})
     try:
-        assert refused(cluster, "srun", "--network=ib", "true")[0].startswith("srun: error: --network=ib: partition")
+        assert refused(cluster, "srun", "--network=ib", "true")[0].startswith(
+            "srun: error: --network=ib: partition"
+        )
         assert cluster.srun("-p", "debug", "sh", "-c", "echo $HPCNET_INTERFACE") == ["hpc0"]
         assert cluster.srun("-p", "debug", "--network=none", "sh", "-c", "echo $HPCNET_INTERFACE") == [""]
         assert cluster.srun("sh", "-c", "echo $HPCNET_INTERFACE") == [""]

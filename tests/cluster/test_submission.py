@@ -47,7 +47,11 @@ def test_salloc(cluster: Cluster) -> None:
 def test_sallocs_shell_on_the_node_stays_in_the_hosts_network(cluster: Cluster) -> None:
     # the interactive step is srun --interactive --pty; its shell reads from here
     done = cluster.run("salloc", "-N1", "--network=ib", stdin="ip -o link; srun ip -o link; exit\n")
-    seen = [line.split(":")[1].strip().partition("@")[0] for line in done.stdout.splitlines() if re.match(r"\d+: ", line)]
+    seen = [
+        line.split(":")[1].strip().partition("@")[0]
+        for line in done.stdout.splitlines()
+        if re.match(r"\d+: ", line)
+    ]
     assert seen == ["lo", "eth0", "ib0", "lo", "hpcvx", "hpc0"]
 
 
@@ -65,8 +69,12 @@ def test_tasks_of_an_array_on_one_node_have_networks_of_their_own(cluster: Clust
 
 
 def test_a_requeued_job_gets_a_new_lease_and_runs_again(cluster: Cluster) -> None:
-    script = f"echo run $SLURM_RESTART_COUNT; srun -N1 -n1 sh -c '{_ADDRESS}'; [ $SLURM_RESTART_COUNT ] || sleep 60"
-    job = cluster.sbatch(script, "--network=ib", "-N2", "--requeue", "--comment=my own words", "--open-mode=append")
+    script = (
+        f"echo run $SLURM_RESTART_COUNT; srun -N1 -n1 sh -c '{_ADDRESS}'; [ $SLURM_RESTART_COUNT ] || sleep 60"
+    )
+    job = cluster.sbatch(
+        script, "--network=ib", "-N2", "--requeue", "--comment=my own words", "--open-mode=append"
+    )
     eventually("the first run has its address", lambda: "10.128" in cluster.output(job))
     first = cluster.lease(job)
     cluster.run("scontrol", "requeue", str(job))
@@ -93,7 +101,8 @@ def test_scancel_while_running(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("wait", ["0", "0.02", "0.05", "0.1", "0.2"])
 def test_scancel_while_starting(cluster: Cluster, wait: str) -> None:
-    submit = f"job=$(sbatch --parsable -o /dev/null -N3 --network=ib --wrap 'srun sleep 60'); sleep {wait}; scancel $job; echo $job"
+    submit = "sbatch --parsable -o /dev/null -N3 --network=ib --wrap 'srun sleep 60'"
+    submit = f"job=$({submit}); sleep {wait}; scancel $job; echo $job"
     job = int(cluster.run("bash", "-c", submit).stdout)
     assert cluster.finished(job) == "CANCELLED"
 

@@ -11,14 +11,23 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Callable
+
+import pytest
 
 from hpcnet import record
 from hpcnet.config import Site
-from hpcnet.model import Lease, Request
+from hpcnet.model import Lease, Plan, Request
+from hpcnet.plan import plan
 from hpcnet.record import Record
 
 CHECKOUT = Path(__file__).parents[2]
+
+_HPCNET = (sys.executable, "-I", "-m", "hpcnet")
 
 _SETUP = """
 set -e
@@ -31,6 +40,18 @@ mount -t sysfs sysfs /sys
 echo ready
 exec sleep infinity
 """
+
+_STATE = {
+    "links": "ip -d link",
+    "addresses": "ip addr",
+    "routes": "ip route; ip -6 route",
+    "neighbours": "ip neigh show nud permanent",
+    "forwarding": "bridge fdb",
+    "namespaces": "ls /run/netns",
+    "mounts": "grep -c ' /run/netns' /proc/self/mountinfo",
+    "filter": "nft list ruleset",
+    "files": "find /run/hpcnet",
+}
 
 
 class Host:
@@ -50,22 +71,25 @@ class Host:
         """Of the process that holds the host's namespaces."""
         return self._holder.pid
 
+    def enter(self, *argv: str) -> list[str]:
+        """The command line that runs a command in the host's namespaces."""
+        return ["nsenter", f"--target={self.pid}", "--net", "--mount", "--", *argv]
+
     def run(
         self, *argv: str, check: bool = True, text: str | None = None, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the host's namespaces."""
         result = subprocess.run(
-            ["nsenter", f"--target={self.pid}", "--net", "--mount", "--", *argv],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env=env,
-            check=False,
+            self.enter(*argv), input=text, capture_output=True, text=True, timeout=60, env=env, check=False
         )
         if check and result.returncode != 0:
             raise AssertionError(f"{self.name}: {argv} exited {result.returncode}: {result.stderr}{result.stdout}")
         return result
+
+    def start(self, *argv: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start a command in the host's namespaces; ``ended`` waits for it."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(self.enter(*argv), stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
 
     def write(self, path: str, text: str) -> None:
         """Write a file as the host sees it."""
@@ -75,27 +99,43 @@ class Host:
         """Run a command in the job's network."""
         return self.run("nsenter", f"--net=/run/netns/hpcnet-{job_id}", "--", *argv, check=check)
 
+    def start_in_job(self, job_id: int, *argv: str) -> subprocess.Popen[str]:
+        """Start a command in the job's network."""
+        return self.start("nsenter", f"--net=/run/netns/hpcnet-{job_id}", "--", *argv)
+
     def hpcnet(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run the hpcnet command, or a hook."""
-        return self.run(sys.executable, "-I", "-m", "hpcnet", *arguments, check=False, env=env)
+        return self.run(*_HPCNET, *arguments, check=False, env=env)
 
     def hook(self, hook: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
         """Run a hook as Slurm would."""
+        return self.hpcnet(hook, env=self._environment(environment))
+
+    def start_hook(self, hook: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+        """Start a hook as Slurm would."""
+        return self.start(*_HPCNET, hook, env=self._environment(environment))
+
+    def _environment(self, environment: dict[str, str]) -> dict[str, str]:
         path = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-        return self.hpcnet(hook, env={**path, "SLURMD_NODENAME": self.name, **environment})
+        return {**path, "SLURMD_NODENAME": self.name, **environment}
+
+    def jobs(self) -> list[int]:
+        """Jobs of which anything is here."""
+        found = self.run("sh", "-c", "ls /run/hpcnet/jobs; ls /run/netns | sed -n s/hpcnet-//p").stdout
+        return sorted({int(name) for name in found.split()})
 
     def state(self) -> dict[str, str]:
         """Everything of the host that a job's network could change."""
-        return {
-            "links": self.run("ip", "-d", "link").stdout,
-            "addresses": self.run("ip", "addr").stdout,
-            "routes": self.run("ip", "route").stdout + self.run("ip", "-6", "route").stdout,
-            "neighbours": self.run("ip", "neigh", "show", "nud", "permanent").stdout,
-            "forwarding": self.run("bridge", "fdb").stdout,
-            "namespaces": self.run("ls", "/run/netns").stdout,
-            "filter": self.run("nft", "list", "ruleset").stdout,
-            "files": self.run("find", "/run/hpcnet", check=False).stdout,
-        }
+        script = "".join(f"echo '\0{name}\0'; {command} 2>&1; " for name, command in _STATE.items())
+        # ib0 shows that it is new for a second or so: duplicate address detection
+        words = self.run("sh", "-c", script.replace("\0", "@@")).stdout.replace(" tentative", "").split("@@")
+        return dict(zip(words[1::2], words[2::2]))
+
+    def lines(self, what: str, job_id: int = 0) -> set[str]:
+        """Lines of an ``ip``, ``bridge`` or ``nft`` command, of the host or of the job's network."""
+        argv = ("sh", "-c", what)
+        text = (self.in_job(job_id, *argv) if job_id else self.run(*argv)).stdout
+        return {" ".join(line.split()) for line in text.splitlines()}
 
     def close(self) -> None:
         """End the holder; its namespaces go with it."""
@@ -125,7 +165,13 @@ class Fabric:
             host.write("/etc/hpcnet/hpcnet.toml", '[hooks]\nlog = "/run/hpcnet.log"\n')
             loaded = host.hpcnet("filter", "load")
             assert loaded.returncode == 0, loaded.stderr
-        time.sleep(0.1)
+        wait_for(self.connected, "the fabric carries no packets")
+
+    def connected(self) -> bool:
+        """Whether every host reaches every other one."""
+        targets = [f"172.31.0.{number}" for number in range(1, len(self.hosts) + 1)]
+        script = "for target; do ping -c1 -W1 -q $target || exit 1; done"
+        return all(host.run("sh", "-c", script, "sh", *targets, check=False).returncode == 0 for host in self.hosts)
 
     def close(self) -> None:
         """End all hosts."""
@@ -150,11 +196,8 @@ def job_environment(
     }
 
 
-def lease_of(index: int = 0, nodes: int = 3, **changes: object) -> Lease:
-    """The lease with this number out of the default pool."""
-    from dataclasses import replace
-    from ipaddress import IPv4Network, IPv6Network
-
+def lease_of(index: int = 0, **changes: object) -> Lease:
+    """The lease with this number out of the default pool: 62 addresses."""
     pool = Site().pool
     lease = Lease(
         serial=100 + index,
@@ -166,9 +209,46 @@ def lease_of(index: int = 0, nodes: int = 3, **changes: object) -> Lease:
     return replace(lease, **changes)  # type: ignore[arg-type]
 
 
+def plan_of(lease: Lease, size: int, node: str = "n1", job_id: int = 17) -> Plan:
+    """The plan for a node of a job over n1..n<size>."""
+    nodes = [f"n{number}" for number in range(1, size + 1)]
+    underlays = {name: IPv4Address("172.31.0.0") + number for number, name in enumerate(nodes, 1)}
+    return plan(
+        lease, nodes, node, underlays, cluster="lab", job_id=job_id, uid=20001, uplink="ib0", uplink_mtu=65520
+    )
+
+
+def built(hosts: Iterable[Host], environment: dict[str, str]) -> None:
+    """Run Prolog on the hosts; each builds the network."""
+    for host in hosts:
+        result = host.hook("prolog", environment)
+        assert result.returncode == 0, result.stderr
+        assert "refused" not in result.stderr
+
+
+def removed(hosts: Iterable[Host], environment: dict[str, str]) -> None:
+    """Run Epilog on the hosts; each has nothing to complain of."""
+    for host in hosts:
+        result = host.hook("epilog", environment)
+        assert result.returncode == 0, result.stderr
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 30) -> tuple[int, str]:
+    """Exit code and standard error of a process that was started."""
+    _, errors = process.communicate(timeout=seconds)
+    return process.returncode, errors
+
+
+def wait_for(condition: Callable[[], object], otherwise: str, seconds: float = 10) -> None:
+    """Wait until ``condition`` holds; fail with ``otherwise`` when it does not in time."""
+    late = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < late, otherwise
+        time.sleep(0.02)
+
+
 def require_root() -> None:
     """Skip the module, with the reason, where namespaces cannot be made."""
-    import pytest
-
     if os.geteuid() != 0:
         pytest.skip("needs root: makes network namespaces", allow_module_level=True)

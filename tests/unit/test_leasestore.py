@@ -203,7 +203,7 @@ def test_a_damaged_file_is_kept_aside_and_made_anew(path: str, damage: str) -> N
     if damage == "text":
         Path(path).write_bytes(b"not a database, but long enough to be taken for one " * 10)
     elif damage == "page":
-        with open(path, "r+b") as file:  # noqa: PTH123
+        with open(path, "r+b") as file:
             file.seek(4096)
             file.write(os.urandom(4096))
     else:

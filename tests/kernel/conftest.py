@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One fabric for all tests; whatever a test did, the Epilogs of its jobs leave every host as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kernel.hosts import Fabric, Host
+
+
+@pytest.fixture(scope="session")
+def fabric() -> Iterator[Fabric]:
+    made = Fabric(3)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def pristine(fabric: Fabric) -> list[dict[str, str]]:
+    """The hosts' states before any test; a first job has made the directories that stay."""
+    for host in fabric.hosts:
+        host.run("sh", "-c", "ip netns add first && ip netns del first")
+    return [host.state() for host in fabric.hosts]
+
+
+@pytest.fixture
+def hosts(fabric: Fabric, pristine: list[dict[str, str]]) -> Iterator[list[Host]]:
+    """n1, n2 and n3; afterwards an Epilog without any field of the record must have made them as before."""
+    yield fabric.hosts
+    left = []
+    for host, before in zip(fabric.hosts, pristine):
+        errors = [host.hook("epilog", {"SLURM_JOB_ID": str(job), "SLURM_JOB_UID": "0"}) for job in host.jobs()]
+        after = host.state()
+        if after != before:
+            left.append((host.name, {key: after[key] for key in after if after[key] != before[key]}, errors))
+            _wipe(host)
+    assert not left, left
+
+
+def _wipe(host: Host) -> None:
+    """So that what one test leaves does not fail all that follow."""
+    host.run("sh", "-c", "for name in $(ls /run/netns); do ip netns del $name; done; rm -rf /run/netns/* /run/hpcnet/jobs/*")
+    host.run("nft", "flush", "ruleset")
+    host.hpcnet("filter", "load")
