@@ -69,9 +69,7 @@ def plan(
     if node not in nodes:
         raise SiteError(f"node {node} is not among the job's nodes")
     size = len(nodes)
-    everyone = [
-        endpoints_of(lease, name, rank, size, underlays[name]) for rank, name in enumerate(nodes)
-    ]
+    everyone = [endpoints_of(lease, name, rank, size, underlays[name]) for rank, name in enumerate(nodes)]
     rank = list(nodes).index(node)
     return Plan(
         cluster=cluster,

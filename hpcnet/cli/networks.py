@@ -85,7 +85,7 @@ def run_show(arguments: argparse.Namespace) -> int:
     if network is None and here is None:
         print(f"hpcnet: job {wanted} has no network, or Slurm does not know it (any more)", file=sys.stderr)
         return 1
-    document = network.document() if network else {"job": number}
+    document: dict[str, Any] = network.document() if network else {"job": number}
     document["addresses"] = _addresses(network, arguments.config) if network else []
     document["here"] = here
     if arguments.json:

@@ -84,7 +84,7 @@ def uplink(netlink: rtnl.Rtnl, name: str, node: str, address: IPv4Address) -> Li
     """
     link = find(netlink, name)
     if link is None:
-        raise NodeError(f"uplink {name} does not exist on {node}; check the fabric's driver, or set [fabric] uplink")
+        raise NodeError(f"uplink {name} does not exist on {node}; check its driver, or set [fabric] uplink")
     if not link.flags & rtnl.IFF_UP:
         raise NodeError(f"uplink {name} is down on {node}; bring it up (ip link set {name} up)")
     if link.operstate not in (_OPERSTATE_UP, _OPERSTATE_UNKNOWN):

@@ -70,8 +70,8 @@ def _ensure_vxlan(plan: Plan, host: rtnl.Rtnl, job: rtnl.Rtnl, namespace: int) -
     identity = (struct.pack("=I", plan.lease.vni), plan.tasks.underlay.packed)
     if vxlan.kind != "vxlan" or (vxlan.data.get(IFLA_VXLAN_ID), vxlan.data.get(IFLA_VXLAN_LOCAL)) != identity:
         raise NodeError(
-            f"namespace {names.netns(plan.job_id)} on {plan.node} holds a {names.VXLAN_DEVICE} of another network; "
-            f"run: hpcnet epilog for job {plan.job_id}, or delete the namespace"
+            f"namespace {names.netns(plan.job_id)} on {plan.node} holds {names.VXLAN_DEVICE} of another network; "
+            f"delete it: ip netns delete {names.netns(plan.job_id)}"
         )
     _alias(job, plan, vxlan.index)
     return _with_mtu(vxlan, plan)

@@ -24,7 +24,7 @@ class Result:
     """What a call of the script did."""
 
     code: int | None
-    desc: dict[str, str]
+    desc: dict[str, Any]
     """Fields of the job description afterwards; NULL ones are missing."""
     user: list[str]
     log: list[str]
