@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A job's network on one node: build it, remove it, refuse it. What Prolog and Epilog do.
 
-    build(job, site)      converges; on failure everything is rolled back and the error goes on
-    remove(job_id)        from the journal, else from names; twice is fine
+build(job, site)      converges; on failure everything is rolled back and the error goes on
+remove(job_id)        from the journal, else from names; twice is fine
 """
 
 from __future__ import annotations

@@ -43,7 +43,10 @@ def test_five_jobs_and_two_networks_three_wait_and_none_dies(pool_of_two: Cluste
 
 def test_a_full_pool_without_licences_refuses_with_its_reason(pool_of_two: Cluster) -> None:
     cluster = pool_of_two
-    settings: dict[str, dict[str, object]] = {"pool": {"vni": [_FIRST, _FIRST], "wait": 1}, "submit": {"licence": ""}}
+    settings: dict[str, dict[str, object]] = {
+        "pool": {"vni": [_FIRST, _FIRST], "wait": 1},
+        "submit": {"licence": ""},
+    }
     cluster.lab.configure(hpcnet=settings)
     cluster.hold("--network=ib")
     done = cluster.run("srun", "--network=ib", "echo", "ran", check=False)
