@@ -35,7 +35,7 @@ examples:
 _LIST = """\
 examples:
   hpcnet list
-  hpcnet list --json
+  hpcnet list --all --json
 """
 
 _SHOW = """\
@@ -125,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--network", metavar="ib[,KEY=VALUE]...", default="ib", help="as sbatch takes it")
     plan.add_argument("--nodes", metavar="LIST", required=True, help="the job's nodes, such as n[1-4,7]")
     plan.add_argument("--node", metavar="NAME", help="show what this node builds")
-    command("list", networks.run_list, "the networks of all jobs that Slurm knows", _LIST)
+    listing = command("list", networks.run_list, "the jobs' networks, from the job records", _LIST)
+    listing.add_argument("--all", action="store_true", help="also jobs that have ended, while Slurm remembers them")
     show = command("show", networks.run_show, "one job's network", _SHOW)
     show.add_argument(
         "job", metavar="JOB", type=_job_or_task, help="a job's number, or ARRAY_TASK as list prints it"

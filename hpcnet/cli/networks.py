@@ -56,8 +56,8 @@ def _networks() -> list[Network]:
 
 
 def run_list(arguments: argparse.Namespace) -> int:
-    """One line for each job that asked."""
-    found = _networks()
+    """One line for each job that asked; those whose network is gone only with --all."""
+    found = [network for network in _networks() if arguments.all or not network.job.ended]
     if arguments.json:
         print_json([network.document() for network in found])
         return 0

@@ -26,6 +26,9 @@ OCCUPYING = "RUNNING,COMPLETING,CONFIGURING,SUSPENDED,STOPPED,SIGNALING,STAGE_OU
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _KEPT = ("SLURM_CONF", "SLURM_JWT", "PATH")
 _TIMEOUT = 20.0
+_ENDED = frozenset(
+    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
+)
 _UNSET = 0xFFFFFFFE  # NO_VAL (slurm.h)
 _LONGEST_ARGUMENT = 100_000  # Linux allows 128 KiB for one
 
@@ -58,6 +61,11 @@ class SlurmJob:
     """Seconds since the epoch."""
     end: int
     """Seconds since the epoch; of a running job the time limit's."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job is over on all of its nodes."""
+        return bool(self.states & _ENDED) and "COMPLETING" not in self.states
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def test_forty_jobs_at_once_have_forty_networks(cluster: Cluster) -> None:
         int(line) for line in cluster.run("bash", "-c", f"for i in $(seq 40); do {submit}; done").stdout.split()
     ]
     assert [cluster.finished(job, 240) for job in jobs] == ["COMPLETED"] * 40
-    shown = json.loads(cluster.run("hpcnet", "list", "--json").stdout)
+    shown = json.loads(cluster.run("hpcnet", "list", "--all", "--json").stdout)
     leases = [entry["lease"] for entry in shown if entry["job"] in jobs]
     assert len({lease["serial"] for lease in leases}) == 40
     assert len({lease["vni"] for lease in leases}) == 40
