@@ -355,6 +355,7 @@ JOBS = [
         user_name="grace",
     ),
     job(15, ["COMPLETED", "COMPLETING"], "n2", comment=LEASE),
+    job(16, ["FAILED"], "n2", comment=LEASE),
 ]
 
 
@@ -402,6 +403,23 @@ def test_list_as_json(slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (pending["lease"], pending["refused"], pending["asked"]) == (None, None, "ib,mtu=1450")
     assert (refused["array"], refused["refused"], refused["asked"]) == ("20_3", "the pool is full", "ib")
     assert completing["state"] == ["COMPLETED", "COMPLETING"]
+
+
+def test_list_all_has_the_ended_jobs_too(slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [entry["job"] for entry in json.loads(said(capsys, 0, "list", "--json"))] == [12, 13, 14, 15]
+    assert [entry["job"] for entry in json.loads(said(capsys, 0, "list", "--all", "--json"))] == [
+        12,
+        13,
+        14,
+        15,
+        16,
+    ]
+
+
+def test_show_takes_an_arrays_task(slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    by_number = said(capsys, 0, "show", "14", "--json")
+    assert json.loads(by_number)["refused"] == "the pool is full"
+    assert said(capsys, 0, "show", "20_3", "--json") == by_number
 
 
 def test_list_of_no_networks_is_its_heads(slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
