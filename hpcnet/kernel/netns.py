@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ from hpcnet import names
 
 _CLONE_NEWNET = 0x40000000
 _MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
-_MNT_DETACH = 2
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _OWN = "/proc/thread-self/ns/net"
 
 BORN = frozenset("lo tunl0 gre0 gretap0 erspan0 ip_vti0 ip6_vti0 sit0 ip6tnl0 ip6gre0".split())
@@ -46,16 +47,16 @@ def delete(job_id: int) -> None:
     """Unpin the job's namespace; gone already is fine. It ends when nobody is in it any more."""
     path = names.netns_path(job_id)
     with contextlib.suppress(OSError):
-        _call("umount2", path.encode(), _MNT_DETACH)
+        _call("umount2", path.encode(), _MNT_DETACH | _UMOUNT_NOFOLLOW)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
 def exists(job_id: int) -> bool:
-    """Whether the job's namespace is pinned (a file that pins nothing counts as not)."""
+    """Whether the job's namespace is pinned (a file that pins nothing, or a symbolic link, counts as not)."""
     path = names.netns_path(job_id)
     try:
-        return os.stat(path).st_dev == os.stat(_OWN).st_dev
+        return os.lstat(path).st_dev == os.stat(_OWN).st_dev
     except FileNotFoundError:
         return False
 
@@ -93,13 +94,21 @@ def _kept() -> Iterator[None]:
 
 
 def _make_pin_directory() -> None:
-    """As ``ip netns``: the directory is a shared mount, so that other mount namespaces lose a pin with us."""
+    """As ``ip netns``: the directory is a shared mount, so that other mount namespaces lose a pin with us.
+
+    Under the lock that ``ip netns`` takes too: two at once would mount it on itself twice.
+    """
     with contextlib.suppress(FileExistsError):
         os.mkdir(names.NETNS_DIR, 0o755)
     directory = names.NETNS_DIR.encode()
     shared = (None, directory, b"none", ctypes.c_ulong(_MS_SHARED | _MS_REC), None)
+    lock = os.open(names.NETNS_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _call("mount", *shared)
-    except OSError:  # not a mount point yet
-        _call("mount", directory, directory, b"none", ctypes.c_ulong(_MS_BIND | _MS_REC), None)
-        _call("mount", *shared)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            _call("mount", *shared)
+        except OSError:  # not a mount point yet
+            _call("mount", directory, directory, b"none", ctypes.c_ulong(_MS_BIND | _MS_REC), None)
+            _call("mount", *shared)
+    finally:
+        os.close(lock)
