@@ -88,21 +88,26 @@ def _lease(entry: Entry) -> tuple[Record, Lease]:
 
 def build(job: Job, site: Site) -> None:
     """Build the job's network on this node, or raise with nothing of it left. Run again it converges."""
-    with journal.locked(job.id):
-        entry = intent(job, site)
-        wanted = plan_of(entry, site)
-        _make_room(entry)
-        journal.begin(entry)
-        try:
-            for name, step in STEPS:
-                step(wanted, site)
-                journal.done(job.id, name)
-        except OSError as error:
-            _remove(job.id)
-            raise NodeError(f"{error.strerror or error} while building the network on {job.node}") from error
-        except BaseException:
-            _remove(job.id)
-            raise
+    try:
+        with journal.locked(job.id):
+            try:
+                _build(job, site)
+            except BaseException:
+                _remove(job.id)
+                raise
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        raise NodeError(f"{what} while building the network on {job.node}") from error
+
+
+def _build(job: Job, site: Site) -> None:
+    entry = intent(job, site)
+    wanted = plan_of(entry, site)
+    _make_room(entry)
+    journal.begin(entry)
+    for name, step in STEPS:
+        step(wanted, site)
+        journal.done(job.id, name)
 
 
 def _make_room(entry: Entry) -> None:
@@ -137,8 +142,8 @@ def _devices(wanted: Plan, site: Site) -> None:
     segment.make_devices(wanted)
 
 
-def _peers(wanted: Plan, site: Site) -> None:
-    segment.add_peers(wanted)
+def _connect(wanted: Plan, site: Site) -> None:
+    segment.connect(wanted)
 
 
 def _publish(wanted: Plan, site: Site) -> None:
@@ -148,12 +153,16 @@ def _publish(wanted: Plan, site: Site) -> None:
 
 STEPS: tuple[tuple[str, Step], ...] = (
     ("namespace", _namespace),
-    ("filter", _filter),
     ("devices", _devices),
-    ("peers", _peers),
+    ("filter", _filter),
+    ("connect", _connect),
     ("publish", _publish),
 )
-"""What building does, in this order; removing undoes all of it whatever of it was done."""
+"""What building does, in this order; removing undoes all of it whatever of it was done.
+
+The devices come before the filter's elements, because only the kernel can tell that a VNI is another job's
+already, and go up after them.
+"""
 
 
 def remove(job_id: int) -> list[str]:
@@ -168,17 +177,29 @@ def remove(job_id: int) -> list[str]:
 def _remove(job_id: int) -> list[str]:
     journal.withdraw(job_id)
     entry = journal.read(job_id)
+    foreign = segment.foreign(job_id)
+    if foreign and entry is None:
+        journal.erase(job_id)
+        return [f"namespace {names.netns(job_id)} holds {', '.join(foreign)}, which hpcnet did not make; it stays"]
     complaints = []
-    vni = entry.vni if entry else segment.find_vni(job_id)
+    vni = _held_vni(job_id, entry)
     segment.remove_devices(job_id)
     netns.delete(job_id)
     try:
         if vni is not None:
-            packet_filter.expel(vni, entry.vteps if entry else None)
+            packet_filter.expel(vni, entry.vteps if entry and entry.vni == vni else None)
     except NodeError as error:
         complaints.append(f"packets of VNI {vni} are still let in, to no device: {error}")
     journal.erase(job_id)
     return complaints
+
+
+def _held_vni(job_id: int, entry: Entry | None) -> int | None:
+    """The VNI that is this job's here. A VNI that a Prolog could not get is another job's, as are its elements."""
+    vni = segment.find_vni(job_id)
+    if vni is None and entry and "devices" in journal.steps(job_id):
+        return entry.vni
+    return vni
 
 
 def refuse(job_id: int, reason: str) -> None:

@@ -46,15 +46,13 @@ _BEFORE = (
 
 
 def make_devices(plan: Plan) -> None:
-    """The VXLAN device and the tasks' interface on it, up, with addresses. Raises NodeError, OSError."""
+    """The VXLAN device and the tasks' interface on it; new ones are down. Raises NodeError, OSError."""
     with rtnl.Rtnl() as host, netns.inside(plan.job_id) as namespace, rtnl.Rtnl() as job:
         for key, value in _BEFORE:
             _sysctl(key, value)
         vxlan = _ensure_vxlan(plan, host, job, namespace)
         _sysctl(f"net/ipv6/conf/{names.VXLAN_DEVICE}/disable_ipv6", "1")
-        tasks = _ensure_tasks(plan, job, vxlan)
-        job.send(*(_up(index) for index in (1, vxlan.index, tasks.index)))
-        job.send(*_addresses(plan, tasks.index))
+        _ensure_tasks(plan, job, vxlan)
 
 
 def _ensure_vxlan(plan: Plan, host: rtnl.Rtnl, job: rtnl.Rtnl, namespace: int) -> Link:
@@ -106,7 +104,7 @@ def _vxlan_refused(plan: Plan, error: rtnl.RtnlError) -> str:
     return f"the kernel of {plan.node} refused the VXLAN device: {error.strerror}"
 
 
-def _ensure_tasks(plan: Plan, job: rtnl.Rtnl, vxlan: Link) -> Link:
+def _ensure_tasks(plan: Plan, job: rtnl.Rtnl, vxlan: Link) -> None:
     if links.find(job, names.TASKS_DEVICE) is None:
         mac = bytes.fromhex(plan.tasks.mac.replace(":", ""))
         mode = rtnl.number(_IFLA_MACVLAN_MODE, _MACVLAN_MODE_BRIDGE)
@@ -125,7 +123,7 @@ def _ensure_tasks(plan: Plan, job: rtnl.Rtnl, vxlan: Link) -> Link:
         )
     tasks = _existing(job, names.TASKS_DEVICE)
     _alias(job, plan, tasks.index)
-    return _with_mtu(tasks, plan)
+    _with_mtu(tasks, plan)
 
 
 def _link_info(kind: str, data: bytes) -> bytes:
@@ -180,10 +178,23 @@ def _addresses(plan: Plan, index: int) -> Iterator[bytes]:
         )
 
 
-def add_peers(plan: Plan) -> None:
-    """Static forwarding entries (MAC -> VTEP) and neighbours (address -> MAC) of every peer endpoint."""
+def connect(plan: Plan) -> None:
+    """Devices up, addresses, and for every peer endpoint static forwarding (MAC -> VTEP) and neighbours.
+
+    Raises NodeError, OSError.
+    """
     with netns.inside(plan.job_id), rtnl.Rtnl() as job:
         vxlan, tasks = _existing(job, names.VXLAN_DEVICE), _existing(job, names.TASKS_DEVICE)
+        try:
+            job.send(*(_up(index) for index in (1, vxlan.index, tasks.index)))
+        except rtnl.RtnlError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise NodeError(
+                f"UDP port {VXLAN_PORT} is in use on {plan.node} by a program or another form of VXLAN device; "
+                f"end it (ss -ulnp sport = :{VXLAN_PORT}; ip -d link show type vxlan)"
+            ) from None
+        job.send(*_addresses(plan, tasks.index))
         job.send(*_forwarding(plan, vxlan.index), *_neighbours(plan, tasks.index))
 
 
@@ -229,21 +240,32 @@ def remove_devices(job_id: int) -> None:
 
 def find_vni(job_id: int) -> int | None:
     """VNI of the job's VXLAN device, or None when there is none."""
-    vxlan = _devices_of(job_id).get(names.VXLAN_DEVICE)
+    vxlan = _vxlan_of(job_id)
     number = vxlan.data.get(IFLA_VXLAN_ID) if vxlan else None
     return int(struct.unpack("=I", number)[0]) if number else None
 
 
 def alias(job_id: int) -> str | None:
     """The ifalias of the job's VXLAN device, or None when there is none."""
-    vxlan = _devices_of(job_id).get(names.VXLAN_DEVICE)
+    vxlan = _vxlan_of(job_id)
     return vxlan.alias if vxlan else None
+
+
+def _vxlan_of(job_id: int) -> Link | None:
+    vxlan = _devices_of(job_id).get(names.VXLAN_DEVICE)
+    return vxlan if vxlan and vxlan.group == names.DEVICE_GROUP else None
 
 
 def strangers(job_id: int) -> list[str]:
     """Interfaces in the job's namespace that hpcnet did not make."""
     devices = _devices_of(job_id).values()
     return [link.name for link in devices if link.name not in netns.BORN and link.group != names.DEVICE_GROUP]
+
+
+def foreign(job_id: int) -> list[str]:
+    """The same of a namespace that is only called as the job's: nothing in it is ours."""
+    ours = any(link.group == names.DEVICE_GROUP for link in _devices_of(job_id).values())
+    return [] if ours else strangers(job_id)
 
 
 def _devices_of(job_id: int) -> dict[str, Link]:
