@@ -14,7 +14,7 @@ from hpcnet import jobfiles, names
 from hpcnet.model import Lease, Plan
 from hpcnet.plan import plan
 
-PLUGIN = Path(__file__).parents[2] / "spank_hooks/hpcnet_spank.c"
+PLUGIN = Path(__file__).parents[2] / "spank_hooks/verdict.c"
 
 HOST_FILE = """\
 127.0.0.1\tlocalhost
@@ -156,7 +156,7 @@ def test_the_environment_names_what_is_built() -> None:
 
 # The plugin itself reads the file: its source is compiled with a Slurm that only writes down what it is told.
 HARNESS = """\
-#include "hpcnet_spank.c"
+#include "verdict.c"
 
 spank_err_t spank_setenv(spank_t sp, const char *name, const char *value, int overwrite)
 {
@@ -226,7 +226,7 @@ def test_the_plugin_needs_each_of_the_first_lines(plugin: Path, key: str) -> Non
 
 
 def test_a_network_file_is_far_below_the_plugins_limits() -> None:
-    source = PLUGIN.read_text(encoding="utf-8")
+    source = PLUGIN.with_name("hpcnet_spank.h").read_text(encoding="utf-8")
     limit = {name: int(size) for name, size in re.findall(r"char (netns|hosts)\[(\d+)\]", source)}
     longest = re.search(r"FILE_MAX_BYTES (\d+)", source)
     assert longest and len(jobfiles.network(plan_of(endpoints=4))) < int(longest[1]) // 10

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the plugin share: this step, and the verdict on it. */
+#ifndef HPCNET_SPANK_H
+#define HPCNET_SPANK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* Slurm finds its callbacks by name: those are visible, all else is the plugin's own (-fvisibility=hidden). */
+#pragma GCC visibility push(default)
+#include <slurm/slurm.h>
+#include <slurm/spank.h>
+#pragma GCC visibility pop
+
+#define PREFIX "HPCNET_"
+#define FILE_MAX_BYTES 65536
+
+/* This step on this node; in a forked task, a copy of its own. */
+struct step {
+	uint32_t job_id;
+	uint32_t step_id;
+	uid_t uid;
+	bool join;		/* the network file says so, and this kind of step does */
+	bool joined;
+	char netns[64];		/* a name in /run/netns */
+	char hosts[256];	/* absolute path */
+	char refusal[512];	/* what the gate prints; empty: the task may start */
+	bool every_task_says;	/* the refusal is this task's own, not the step's */
+};
+
+extern struct step step;
+extern const char *state_dir;
+
+/* verdict.c */
+bool refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
+bool only_root_writes(int fd, const char *name);
+bool is_ordinary_step(void);
+bool asks_for_network(const char *option);
+void read_verdict(spank_t sp);
+
+/* join.c */
+bool cannot_join(const char *what);
+bool join_network(void);
+
+#endif

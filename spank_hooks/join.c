@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A task enters the job's network: its namespace, its names, its view of /sys. Runs as root in the forked task. */
+#define _GNU_SOURCE
+#include "hpcnet_spank.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/magic.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#define NETNS_DIR "/run/netns"
+#define SUBMOUNTS_MAX 32
+
+bool cannot_join(const char *what)
+{
+	step.every_task_says = true;
+	return refuse("job %" PRIu32 " cannot enter its network, so it does not start: %s: %s", step.job_id, what,
+		      strerror(errno));
+}
+
+/* Binds what an open descriptor stands for over a path: no name is looked up a second time. */
+static bool bind_over(int fd, const char *path)
+{
+	char source[32];
+
+	snprintf(source, sizeof(source), "/proc/self/fd/%d", fd);
+	return mount(source, path, NULL, MS_BIND | MS_REC, NULL) == 0;
+}
+
+static bool join_namespace(void)
+{
+	char path[sizeof(NETNS_DIR) + sizeof(step.netns) + 1];
+	bool joined;
+	int fd;
+
+	snprintf(path, sizeof(path), NETNS_DIR "/%s", step.netns);
+	fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return cannot_join(path);
+	joined = setns(fd, CLONE_NEWNET) == 0;
+	if (!joined)
+		cannot_join(path);
+	close(fd);
+	return joined;
+}
+
+struct submount {
+	char path[256];
+	int fd;
+};
+
+/* Opens what is mounted below /sys (control groups above all), outermost only. Returns how many, -1: failed. */
+static int open_submounts(struct submount found[SUBMOUNTS_MAX])
+{
+	char *line = NULL, path[256];
+	size_t size = 0, length;
+	int count = 0, i;
+	FILE *mounts = fopen("/proc/self/mountinfo", "re");
+
+	if (!mounts)
+		return -1;
+	while (getline(&line, &size, mounts) > 0) {
+		/* A name with an octal escape is nothing the kernel offers under /sys. */
+		if (sscanf(line, "%*d %*d %*s %*s %255s", path) != 1 || strncmp(path, "/sys/", 5) != 0)
+			continue;
+		for (i = 0; i < count; i++) {
+			length = strlen(found[i].path);
+			if (strncmp(path, found[i].path, length) == 0 && (path[length] == '/' || path[length] == '\0'))
+				break;
+		}
+		if (i < count || count == SUBMOUNTS_MAX)
+			continue;
+		strcpy(found[count].path, path);
+		found[count].fd = open(path, O_PATH | O_CLOEXEC);
+		if (found[count].fd >= 0)
+			count++;
+	}
+	free(line);
+	fclose(mounts);
+	return count;
+}
+
+/*
+ * A sysfs shows the network devices of the namespace it was mounted from, and UCX among others finds its devices in
+ * /sys/class/net: the tasks get a sysfs of the job's namespace, with all that was mounted below the old one.
+ */
+static bool show_own_devices(void)
+{
+	static struct submount below[SUBMOUNTS_MAX];
+	struct statfs sys;
+	int count, i;
+	bool done;
+
+	if (statfs("/sys", &sys) < 0 || sys.f_type != SYSFS_MAGIC)
+		return true;
+	count = open_submounts(below);
+	done = count >= 0 && mount("sysfs", "/sys", "sysfs",
+				   MS_NOSUID | MS_NODEV | MS_NOEXEC | (sys.f_flags & MS_RDONLY), NULL) == 0;
+	for (i = 0; i < count; i++) {
+		done = done && bind_over(below[i].fd, below[i].path);
+		close(below[i].fd);
+	}
+	return done || cannot_join("/sys");
+}
+
+static bool resolve_own_names(void)
+{
+	bool done;
+	int fd = open(step.hosts, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0)
+		return cannot_join(step.hosts);
+	done = only_root_writes(fd, step.hosts) && (bind_over(fd, "/etc/hosts") || cannot_join("/etc/hosts"));
+	close(fd);
+	return done;
+}
+
+bool join_network(void)
+{
+	/* A slave: the node's later mounts still arrive, nothing of ours leaves. */
+	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+		return cannot_join("mount namespace");
+	return join_namespace() && show_own_devices() && resolve_own_names();
+}
