@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """hpcnet's own nftables table: who may send into a job's VXLAN, and from whom it is taken.
 
-Two layers. *Out*: on every host of the fabric, nothing but the kernel itself sends to a VNI of ours, and
-nothing to the VXLAN port is forwarded. *In*: a packet of a VNI of ours is taken only from an address that is
-a peer of that job, an element of one set. Other VNIs on the same port are left alone.
+Two layers. *Out*: on every host of the fabric, nothing but the kernel itself sends to the VXLAN port, and
+nothing to it is forwarded: whatever VNI a program writes first, UDP_SEGMENT lets it send more datagrams in one
+packet, of which no rule sees any but the first. *In*: a packet of a VNI of ours is taken only from an address
+that is a peer of that job, an element of one set. Other VNIs of the kernel's, such as Docker swarm's, are left
+alone.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ flush chain inet {table} postrouting
 flush chain inet {table} forward
 flush chain inet {table} input
 add rule inet {table} output oifname "{device}*" drop
-add rule inet {table} postrouting udp dport {port} @th,96,24 {first}-{last} meta skuid >= 0 drop
+add rule inet {table} postrouting udp dport {port} meta skuid >= 0 drop
 add rule inet {table} forward oifname "{uplink}" udp dport {port} drop
 add rule inet {table} forward iifname "{device}*" drop
 add rule inet {table} input iifname "{device}*" drop
@@ -117,7 +119,13 @@ def _run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         raise NodeError("nft is not installed; install the package nftables")
     try:
         return subprocess.run(
-            [program, *arguments], input=text, capture_output=True, text=True, timeout=20, check=False
+            [program, *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},  # its messages are read
         )
     except subprocess.TimeoutExpired:
         raise NodeError("nft did not answer within 20 seconds") from None
