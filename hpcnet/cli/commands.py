@@ -116,7 +116,8 @@ def _parser() -> argparse.ArgumentParser:
         )
         made.set_defaults(run=run)
         default = names.CONFIG_FILE
-        made.add_argument("--config", metavar="FILE", default=default, help=f"the site's (default {default})")
+        site = f"the site's configuration (default {default})"
+        made.add_argument("--config", metavar="FILE", default=default, help=site)
         if name != "filter":
             made.add_argument("--json", action="store_true", help="machine-readable, on stdout")
         return made
