@@ -12,6 +12,7 @@ Source: Linux include/uapi/linux/{netlink,rtnetlink,if_link,neighbour,if_addr}.h
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -20,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
+REQUEST, ACK, DUMP_INTERRUPTED, DUMP = 0x1, 0x4, 0x10, 0x300
 REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
@@ -41,13 +42,20 @@ IFA_F_NODAD, IFA_F_PERMANENT = 0x02, 0x80
 IFF_UP = 0x1
 
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
+_SO_RCVBUFFORCE = 33
 _CHUNK = 100  # messages a send: small enough for the socket's buffer, large enough to be cheap
+_RECEIVE_BUFFER = 1 << 20  # bytes: a refusal of each message of a chunk, whatever the host's default is
+_TRIES = 20  # of a dump: on a busy host a change comes in between now and then
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _LINK = struct.Struct("=BxHiII")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _ADDRESS = struct.Struct("=BBBBI")
+
+
+Answer = tuple[int, int, int, bytes]
+"""Sequence number, type, flags and body of a message from the kernel."""
 
 
 class RtnlError(OSError):
@@ -109,6 +117,8 @@ class Rtnl:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+        with contextlib.suppress(PermissionError):
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
         self._socket.settimeout(10)
         self._sequence = 0
 
@@ -142,9 +152,9 @@ class Rtnl:
             struct.pack_into("=HI", buffer, offset + 6, flags, self._sequence)
             offset += len(packed)
         self._socket.send(buffer)
-        last, refusal = self._sequence, None
-        for sequence, kind, body in self._answers():
-            if kind == NLMSG_ERROR:
+        first, last, refusal = self._sequence - len(messages) + 1, self._sequence, None
+        for sequence, kind, _, body in self._answers():
+            if kind == NLMSG_ERROR and first <= sequence <= last:
                 code = -struct.unpack_from("=i", body)[0]
                 if code and code not in ignored and refusal is None:
                     refusal = RtnlError(code, _explanation(code, body))
@@ -156,41 +166,54 @@ class Rtnl:
     def get(self, packed: bytes) -> tuple[int, bytes] | None:
         """The one answer to a GET as (type, body), or None when the kernel knows no such thing."""
         try:
-            return next(self._ask(packed), None)
+            for _, kind, _, body in self._ask(packed):
+                return kind, body
+            return None
         except RtnlError as error:
             if error.errno in (errno.ENODEV, errno.ENOENT):
                 return None
             raise
 
-    def dump(self, packed: bytes) -> Iterator[tuple[int, bytes]]:
-        """All answers to a DUMP as (type, body)."""
-        return self._ask(packed)
+    def dump(self, packed: bytes) -> list[tuple[int, bytes]]:
+        """All answers to a DUMP as (type, body), whole: one that a change interrupted is asked again.
 
-    def _ask(self, packed: bytes) -> Iterator[tuple[int, bytes]]:
+        Raises RtnlError, EAGAIN when every try was interrupted.
+        """
+        for _ in range(_TRIES):
+            try:
+                answers = list(self._ask(packed))
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # the socket's buffer was full and the rest is lost
+                    raise
+                continue
+            if not any(flags & DUMP_INTERRUPTED for _, _, flags, _ in answers):
+                return [(kind, body) for _, kind, _, body in answers if kind != NLMSG_DONE]
+        raise RtnlError(errno.EAGAIN, f"the kernel's tables changed during each of {_TRIES} readings")
+
+    def _ask(self, packed: bytes) -> Iterator[Answer]:
+        """The answers to a GET or DUMP, the closing NLMSG_DONE of a dump too: it may carry flags."""
         self._sequence += 1
         buffer = bytearray(packed)
         struct.pack_into("=I", buffer, 8, self._sequence)
         self._socket.send(buffer)
         multipart = bool(struct.unpack_from("=H", buffer, 6)[0] & DUMP)
-        for sequence, kind, body in self._answers():
+        for sequence, kind, flags, body in self._answers():
             if sequence != self._sequence:
                 continue
-            if kind == NLMSG_DONE:
-                return
-            if kind == NLMSG_ERROR:
+            if kind == NLMSG_ERROR or (kind == NLMSG_DONE and any(body[:4])):
                 code = -struct.unpack_from("=i", body)[0]
                 raise RtnlError(code, _explanation(code, body))
-            yield kind, body
-            if not multipart:
+            yield sequence, kind, flags, body
+            if kind == NLMSG_DONE or not multipart:
                 return
 
-    def _answers(self) -> Iterator[tuple[int, int, bytes]]:
+    def _answers(self) -> Iterator[Answer]:
         while True:
             data = self._socket.recv(1 << 18)
             offset = 0
             while offset + _HEADER.size <= len(data):
-                length, kind, _, sequence, _ = _HEADER.unpack_from(data, offset)
-                yield sequence, kind, data[offset + _HEADER.size : offset + length]
+                length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+                yield sequence, kind, flags, data[offset + _HEADER.size : offset + length]
                 offset += (length + 3) & ~3
 
 
