@@ -13,6 +13,7 @@ from ipaddress import IPv4Address
 from hpcnet.kernel import netns
 
 _IP_MTU_DISCOVER, _PMTUDISC_DO = 10, 2
+_SO_RCVBUFFORCE = 33
 _ECHO_REQUEST, _ECHO_REPLY = 8, 0
 _HEADERS = 28  # IPv4 20, ICMP 8
 
@@ -25,10 +26,11 @@ def silent(job_id: int, peers: Iterable[IPv4Address], size: int, seconds: float 
     waiting = dict.fromkeys(peers)
     with netns.inside(job_id), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as icmp:
         icmp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
-        icmp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
+        icmp.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 24)
         identity = os.getpid() & 0xFFFF
         deadline = time.monotonic() + seconds
         for sequence, peer in enumerate(list(waiting)):
+            icmp.settimeout(max(deadline - time.monotonic(), 0.0001))  # a full transmit queue empties
             try:
                 icmp.sendto(_echo(identity, sequence & 0xFFFF, size - _HEADERS), (str(peer), 0))
             except OSError:
