@@ -105,12 +105,12 @@ class Cluster:
         """Everything of a node that a job's network could change."""
         return self.root(node, "sh", "-c", _STATE)
 
-    def settle(self) -> None:
-        """Cancel what is left and wait until every Epilog has ended."""
+    def settle(self, idle: Sequence[str] = NODES) -> None:
+        """Cancel what is left and wait until every Epilog has ended and these nodes are idle."""
         self.root("ctl", "scancel", "--user=alice", "--user=bob", check=False)
         self.root("ctl", "sh", "-c", "squeue -h -o %A | xargs -r scancel", check=False)
         eventually("no job is left", lambda: not self.root("ctl", "squeue", "-h"))
-        eventually("all nodes are idle", lambda: self.node_states() == dict.fromkeys(NODES, "idle"))
+        eventually("all nodes are idle", lambda: all(self.node_states()[node] == "idle" for node in idle))
 
     def node_states(self) -> dict[str, str]:
         """State of each node as Slurm calls it."""
@@ -123,6 +123,13 @@ class Cluster:
             before, now = self._pristine[node].splitlines(), self.state(node).splitlines()
             changes = list(difflib.unified_diff(before, now, lineterm="", n=0))
             assert not changes, "\n".join([f"{node} is not as it was:", *changes])
+
+    def reboot(self, node: str) -> None:
+        """Boot a node again; its interfaces are new ones, so it gets a new baseline, which must be clean too."""
+        self.lab.reboot(node)
+        state = self.state(node)
+        assert "hpcnet-" not in state and "/run/hpcnet/jobs/" not in state
+        self._pristine[node] = state
 
     def log(self, host: str) -> str:
         """hpcnet's own log on a host."""
