@@ -180,12 +180,7 @@ class Rtnl:
         Raises RtnlError, EAGAIN when every try was interrupted.
         """
         for _ in range(_TRIES):
-            try:
-                answers = list(self._ask(packed))
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:  # the socket's buffer was full and the rest is lost
-                    raise
-                continue
+            answers = list(self._ask(packed))
             if not any(flags & DUMP_INTERRUPTED for _, _, flags, _ in answers):
                 return [(kind, body) for _, kind, _, body in answers if kind != NLMSG_DONE]
         raise RtnlError(errno.EAGAIN, f"the kernel's tables changed during each of {_TRIES} readings")
