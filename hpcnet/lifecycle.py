@@ -7,7 +7,6 @@ remove(job_id)        from the journal, else from names; twice is fine
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,9 +208,14 @@ def refuse(job_id: int, reason: str) -> None:
         journal.refuse(job_id, reason)
 
 
-def is_ours(job_id: int) -> bool:
-    """Whether anything of the job is on this node."""
-    return os.path.exists(names.job_dir(job_id)) or os.path.exists(names.netns_path(job_id))
+def load_filter(site: Site) -> None:
+    """Load the packet filter and the entries of the jobs here, so that a flushed one is whole again."""
+    journal.prepare()
+    packet_filter.load(site.fabric.uplink, site.pool.vni)
+    for job_id in journal.jobs():
+        entry = journal.read(job_id)
+        if entry and entry.boot_id == boot_id():
+            packet_filter.admit(site.fabric.uplink, site.pool.vni, entry.vni, entry.vteps)
 
 
 def boot_id() -> str:

@@ -305,7 +305,7 @@ local function to_site(document)
       for key, value in pairs(given) do
          local where = ("%s: [%s] %s"):format(M.config_file, section, key)
          if not keys[key] then site_error(where .. ": unknown key") end
-         if not keys[key][1](value) then site_error(where .. ": bad value; see hpcnet doctor") end
+         if not keys[key][1](value) then site_error(where .. ": bad value; hpcnet filter show says what is allowed") end
       end
       for key, rule in pairs(keys) do
          local value = given[key]

@@ -44,7 +44,7 @@ def main(hook: str) -> int:
             code = _HOOKS[hook](job, site, broken, log)
     except HpcnetError as error:
         log.write(str(error))
-        return 0
+        return 1 if hook == "epilog" else 0
     except Exception as error:
         # nothing that reaches here is foreseen; a line, not a traceback, and the node is not trusted
         log.write(f"internal error, please report: {type(error).__name__}: {error}")

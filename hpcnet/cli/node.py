@@ -7,7 +7,7 @@ import argparse
 import os
 from dataclasses import asdict
 
-from hpcnet import check, config, journal
+from hpcnet import check, config, lifecycle
 from hpcnet.check import Report
 from hpcnet.cli.table import print_json
 from hpcnet.errors import NodeError
@@ -44,8 +44,7 @@ def run_filter(arguments: argparse.Namespace) -> int:
         print(packet_filter.ruleset(site.fabric.uplink, site.pool.vni), end="")
         return 0
     _as_root("filter load")
-    journal.prepare()
-    packet_filter.load(site.fabric.uplink, site.pool.vni)
+    lifecycle.load_filter(site)
     return 0
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from hpcnet.errors import LabError
@@ -212,7 +213,7 @@ class Assembly:
         if name != SWITCH:
             install.load_filter(host)
         for daemon in daemons.of_host(name, self.state.docker):
-            self.start_daemon(host, daemon)
+            self.start_daemon(host, replace(daemon, argv=(*daemon.argv, *daemon.at_boot)))
             if daemon.name == "dockerd":
                 containers.load_image(host, self.layout)
 

@@ -44,6 +44,8 @@ class Daemon:
     ready: Callable[[Host], bool] = lambda host: True
     detaches: bool = True
     """Whether it goes to the background by itself."""
+    at_boot: tuple[str, ...] = ()
+    """Arguments for the first start after the host has booted."""
 
 
 def _munged() -> Daemon:
@@ -68,7 +70,8 @@ def _dockerd() -> Daemon:
 
 
 _SLURMCTLD = Daemon("slurmctld", ("slurmctld",), "/run/slurmctld.pid", "/var/log/slurm/slurmctld.log")
-_SLURMD = Daemon("slurmd", ("slurmd",), "/run/slurmd.pid", "/var/log/slurm/slurmd.log")
+# A lab host's uptime is the machine's: -b makes slurmd report its own start as the node's boot.
+_SLURMD = Daemon("slurmd", ("slurmd",), "/run/slurmd.pid", "/var/log/slurm/slurmd.log", at_boot=("-b",))
 
 
 def of_host(host: str, docker: bool) -> list[Daemon]:

@@ -48,7 +48,7 @@ def slurm_conf(nodes: int, changes: Mapping[str, str | None]) -> str:
         "SchedulerParameters": "bf_interval=1,sched_interval=2,batch_sched_delay=0",
         "EnforcePartLimits": "ALL",
         "PrologFlags": "Alloc,DeferBatch,Contain",
-        "PrologEpilogTimeout": "60",
+        "PrologEpilogTimeout": "90",
         "LaunchParameters": "use_interactive_step",
         "Licenses": "hpcnet:4096",
         "ReturnToService": "2",

@@ -22,6 +22,7 @@ class Job:
 
     id: int
     uid: int
+    """-1 when Slurm does not say: a network is removed all the same, and nobody may join one."""
     user: str
     account: str
     partition: str
@@ -42,7 +43,7 @@ def job_from_environment(environ: Mapping[str, str]) -> Job:
     array, task = environ.get("SLURM_ARRAY_JOB_ID", ""), environ.get("SLURM_ARRAY_TASK_ID", "")
     return Job(
         id=_number(environ, "SLURM_JOB_ID"),
-        uid=_number(environ, "SLURM_JOB_UID"),
+        uid=_number(environ, "SLURM_JOB_UID") if environ.get("SLURM_JOB_UID") else -1,
         user=environ.get("SLURM_JOB_USER", ""),
         account=environ.get("SLURM_JOB_ACCOUNT", ""),
         partition=environ.get("SLURM_JOB_PARTITION", ""),

@@ -558,7 +558,7 @@ def test_filter_show_prints_the_sites_table_for_anyone(
     monkeypatch.setattr(os, "geteuid", lambda: 1001)
     out = said(capsys, 0, "filter", "show", "--config", config)
     site = Site()
-    assert f'oifname "{site.fabric.uplink}"' in out and "6815744-6819839" in out
+    assert f'oifname "{site.fabric.uplink}"' in out and "@th,96,24 < 6815744 accept" in out
 
 
 # Tables
