@@ -3,9 +3,10 @@
 
 Two layers. *Out*: on every host of the fabric, nothing but the kernel itself sends to the VXLAN port, and
 nothing to it is forwarded: whatever VNI a program writes first, UDP_SEGMENT lets it send more datagrams in one
-packet, of which no rule sees any but the first. *In*: a packet of a VNI of ours is taken only from an address
-that is a peer of that job, an element of one set. Other VNIs of the kernel's, such as Docker swarm's, are left
-alone.
+packet, of which no rule sees any but the first. What the kernel encapsulates for a program, in a VXLAN device of
+the host's own, still has that program's socket; but it passed here once before, on its way into that device, and
+bears the priority that it was given then, which no unprivileged program can set. *In*: a packet of a VNI of ours
+is taken only from an address that is a peer of that job, an element of one set. Other VNIs are left alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from hpcnet.names import NFT_TABLE, VXLAN_DEVICE
 
 _NFT = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft")
 
+_TUNNELS = '"vxlan", "bridge", "openvswitch"'
+_TUNNELLED = "6870:6e01"  # as a traffic class; programs reach 0 to 6 (socket(7), SO_PRIORITY)
+
 # @th,96,24: 96 bits behind the start of the UDP header (UDP 64, VXLAN flags 32) stands the VNI, 24 bits.
 _BASE = """\
 add table inet {table}
@@ -36,7 +40,8 @@ flush chain inet {table} postrouting
 flush chain inet {table} forward
 flush chain inet {table} input
 add rule inet {table} output oifname "{device}*" drop
-add rule inet {table} postrouting udp dport {port} meta skuid >= 0 drop
+add rule inet {table} postrouting oifname != "{uplink}" meta oifkind {{ {tunnels} }} meta priority set {tunnelled}
+add rule inet {table} postrouting udp dport {port} meta skuid >= 0 meta priority != {tunnelled} drop
 add rule inet {table} forward oifname "{uplink}" udp dport {port} drop
 add rule inet {table} forward iifname "{device}*" drop
 add rule inet {table} input iifname "{device}*" drop
@@ -53,7 +58,14 @@ add rule inet {table} input @th,96,24 . ip saddr != @vtep drop
 def ruleset(uplink: str, vni: tuple[int, int]) -> str:
     """The base table as input of ``nft -f``: loading it again keeps the set's elements."""
     return _BASE.format(
-        table=NFT_TABLE, device=VXLAN_DEVICE, port=VXLAN_PORT, uplink=uplink, first=vni[0], last=vni[1]
+        table=NFT_TABLE,
+        device=VXLAN_DEVICE,
+        port=VXLAN_PORT,
+        tunnels=_TUNNELS,
+        tunnelled=_TUNNELLED,
+        uplink=uplink,
+        first=vni[0],
+        last=vni[1],
     )
 
 
