@@ -8,6 +8,7 @@ remove(job_id)        from the journal, else from names; twice is fine
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from hpcnet import fabric, jobfiles, journal, names, nodelist, record
@@ -123,7 +124,7 @@ def _make_room(entry: Entry) -> None:
     if alias not in (None, names.alias(entry.cluster, entry.job_id, lease.serial)):
         _remove(entry.job_id)
     older = journal.read(entry.job_id)
-    if older and (older.token, older.boot_id, older.nodelist) != (entry.token, entry.boot_id, entry.nodelist):
+    if older and replace(older, uplink_mtu=entry.uplink_mtu) != entry:
         _remove(entry.job_id)
 
 
