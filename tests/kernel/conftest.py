@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kernel.hosts import Fabric, Host
+from tests.kernel.hosts import Fabric, Host, SlowNft
 
 
 @pytest.fixture(scope="session")
@@ -19,18 +19,21 @@ def fabric() -> Iterator[Fabric]:
 
 @pytest.fixture(scope="session")
 def pristine(fabric: Fabric) -> list[dict[str, str]]:
-    """The hosts' states before any test; a first job has made the directories that stay."""
-    for host in fabric.hosts:
-        host.run("sh", "-c", "ip netns add first && ip netns del first")
+    """The hosts' states before any test."""
     return [host.state() for host in fabric.hosts]
 
 
 @pytest.fixture
 def hosts(fabric: Fabric, pristine: list[dict[str, str]]) -> Iterator[list[Host]]:
     """n1, n2 and n3; afterwards an Epilog without any field of the record must have made them as before."""
+    for host in fabric.hosts:
+        host.used = False
     yield fabric.hosts
     left = []
     for host, before in zip(fabric.hosts, pristine):
+        if not host.used:
+            continue
+        host.configure()
         errors = [host.hook("epilog", {"SLURM_JOB_ID": str(job), "SLURM_JOB_UID": "0"}) for job in host.jobs()]
         after = host.state()
         if after != before:
@@ -39,8 +42,17 @@ def hosts(fabric: Fabric, pristine: list[dict[str, str]]) -> Iterator[list[Host]
     assert not left, left
 
 
+@pytest.fixture
+def slow_nft(hosts: list[Host]) -> Iterator[SlowNft]:
+    """An nft on n1 that can be held up."""
+    made = SlowNft(hosts[0])
+    yield made
+    made.close()
+
+
 def _wipe(host: Host) -> None:
     """So that what one test leaves does not fail all that follow."""
-    host.run("sh", "-c", "for name in $(ls /run/netns); do ip netns del $name; done; rm -rf /run/netns/* /run/hpcnet/jobs/*")
+    host.run("sh", "-c", "for name in $(ls /run/netns); do ip netns del $name; done")
+    host.run("sh", "-c", "rm -rf /run/netns/* /run/hpcnet/jobs/*")
     host.run("nft", "flush", "ruleset")
     host.hpcnet("filter", "load")

@@ -28,6 +28,8 @@ from hpcnet.record import Record
 CHECKOUT = Path(__file__).parents[2]
 
 _HPCNET = (sys.executable, "-I", "-m", "hpcnet")
+_PYTHON = (sys.executable, "-I", "-c")
+_IMPORTS = f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\n"
 
 _SETUP = """
 set -e
@@ -59,6 +61,7 @@ class Host:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.used = False  # since somebody set it to False: whether any command ran
         self._holder = subprocess.Popen(
             ["unshare", "--net", "--mount", "sh", "-c", _SETUP], stdout=subprocess.PIPE, text=True
         )
@@ -73,6 +76,7 @@ class Host:
 
     def enter(self, *argv: str) -> list[str]:
         """The command line that runs a command in the host's namespaces."""
+        self.used = True
         return ["nsenter", f"--target={self.pid}", "--net", "--mount", "--", *argv]
 
     def run(
@@ -85,6 +89,14 @@ class Host:
         if check and result.returncode != 0:
             raise AssertionError(f"{self.name}: {argv} exited {result.returncode}: {result.stderr}{result.stdout}")
         return result
+
+    def python(self, script: str, *arguments: str) -> str:
+        """Standard output of a Python script, which may import hpcnet and the tests."""
+        return self.run(*_PYTHON, _IMPORTS + script, *arguments).stdout
+
+    def start_python(self, script: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start such a script."""
+        return self.start(*_PYTHON, _IMPORTS + script, *arguments)
 
     def start(self, *argv: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a command in the host's namespaces; ``ended`` waits for it."""
@@ -131,6 +143,11 @@ class Host:
         words = self.run("sh", "-c", script.replace("\0", "@@")).stdout.replace(" tentative", "").split("@@")
         return dict(zip(words[1::2], words[2::2]))
 
+    def configure(self, text: str = "", deadline: int = 30) -> None:
+        """Give the host an hpcnet.toml, which says where hooks log too."""
+        hooks = f'\n[hooks]\nlog = "/run/hpcnet.log"\ndeadline = {deadline}\n'
+        self.write("/etc/hpcnet/hpcnet.toml", text + hooks)
+
     def lines(self, what: str, job_id: int = 0) -> set[str]:
         """Lines of an ``ip``, ``bridge`` or ``nft`` command, of the host or of the job's network."""
         argv = ("sh", "-c", what)
@@ -161,8 +178,10 @@ class Fabric:
             self.switch.run("ip", "link", "set", port, "master", "fabric", "up")
             host.run("ip", "addr", "add", f"172.31.0.{number}/24", "dev", "ib0")
             host.run("ip", "link", "set", "ib0", "up")
-            host.write("/etc/hosts", f"127.0.0.1 localhost\n10.0.0.{number} n{number} n{number}.example.org\n{names}")
-            host.write("/etc/hpcnet/hpcnet.toml", '[hooks]\nlog = "/run/hpcnet.log"\n')
+            own = f"127.0.0.1 localhost\n10.0.0.{number} n{number} n{number}.example.org\n"
+            host.write("/etc/hosts", own + names)
+            host.configure()
+            host.run("sh", "-c", "ip netns add first && ip netns del first")  # the directory becomes a mount
             loaded = host.hpcnet("filter", "load")
             assert loaded.returncode == 0, loaded.stderr
         wait_for(self.connected, "the fabric carries no packets")
@@ -171,12 +190,46 @@ class Fabric:
         """Whether every host reaches every other one."""
         targets = [f"172.31.0.{number}" for number in range(1, len(self.hosts) + 1)]
         script = "for target; do ping -c1 -W1 -q $target || exit 1; done"
-        return all(host.run("sh", "-c", script, "sh", *targets, check=False).returncode == 0 for host in self.hosts)
+        return all(
+            host.run("sh", "-c", script, "sh", *targets, check=False).returncode == 0 for host in self.hosts
+        )
 
     def close(self) -> None:
         """End all hosts."""
         for host in (*self.hosts, self.switch):
             host.close()
+
+
+class SlowNft:
+    """An nft on one host: after ``hold`` its next call waits until it may go on."""
+
+    _PROGRAM = """#!/bin/sh
+if mkdir /run/slow/called 2> /dev/null; then read word < /run/slow/go; fi
+exec /run/slow/nft "$@"
+"""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        host.run("sh", "-c", "mkdir -p /run/slow/called; cp /usr/sbin/nft /run/slow/nft; mkfifo /run/slow/go")
+        host.write("/run/slow/program", self._PROGRAM)
+        host.run("sh", "-c", "chmod +x /run/slow/program; mount --bind /run/slow/program /usr/sbin/nft")
+
+    def hold(self) -> None:
+        """Let the next call wait; those behind it do not."""
+        self._host.run("rmdir", "/run/slow/called")
+
+    def wait_until_called(self) -> None:
+        """Wait for that call."""
+        called = f"/proc/{self._host.pid}/root/run/slow/called"
+        wait_for(lambda: os.path.exists(called), "nft is not called")
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        self._host.run("sh", "-c", "echo > /run/slow/go")
+
+    def close(self) -> None:
+        """The host's own nft again."""
+        self._host.run("sh", "-c", "umount /usr/sbin/nft; rm -r /run/slow")
 
 
 def job_environment(

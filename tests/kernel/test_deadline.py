@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``[hooks] deadline``: a hook that hangs ends by itself, with nothing left half built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kernel.hosts import Host, SlowNft, built, ended, job_environment, lease_of, require_root
+
+require_root()
+pytestmark = pytest.mark.kernel
+
+ENVIRONMENT = job_environment(lease_of(), "n[1-2]")
+LATE = "not finished after 1 seconds ([hooks] deadline)"
+HOLD = "from hpcnet import journal\nwith journal.locked(17): print('held', flush=True); sys.stdin.read()"
+
+
+def failed(host: Host, hook: str) -> str:
+    """The messages of a hook that exits 1."""
+    result = host.hook(hook, ENVIRONMENT)
+    assert result.returncode == 1, result.stderr
+    return result.stderr
+
+
+@pytest.fixture
+def locked(hosts: list[Host]) -> Iterator[Host]:
+    """n1, where somebody holds the job's lock."""
+    holder = hosts[0].start_python(HOLD)
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    yield hosts[0]
+    assert ended(holder) == (0, "")
+
+
+@pytest.mark.parametrize("hook", ["prolog", "epilog"])
+def test_a_hook_waits_for_its_jobs_lock_no_longer_than_the_deadline(locked: Host, hook: str) -> None:
+    locked.configure(deadline=1)
+    before = locked.state()
+    assert LATE in failed(locked, hook)
+    assert locked.state() == before
+
+
+def test_an_epilog_that_is_late_says_that_the_network_may_be_there(locked: Host) -> None:
+    locked.configure(deadline=1)
+    assert "its network may still carry traffic: " + LATE in failed(locked, "epilog")
+
+
+def test_a_peers_file_that_hangs_ends_at_the_deadline(hosts: list[Host]) -> None:
+    hosts[0].run("mkfifo", "/run/peers.fifo")
+    hosts[0].configure('[fabric]\npeers_file = "/run/peers.fifo"', deadline=1)
+    before = hosts[0].state()
+    assert LATE in failed(hosts[0], "prolog")
+    assert hosts[0].state() == before
+
+
+def test_a_prolog_that_is_late_takes_back_what_it_built(hosts: list[Host], slow_nft: SlowNft) -> None:
+    hosts[0].configure(deadline=1)
+    before = hosts[0].state()
+    slow_nft.hold()
+    prolog = hosts[0].start_hook("prolog", ENVIRONMENT)
+    slow_nft.wait_until_called()
+    assert "hpcnet-17" in hosts[0].state()["namespaces"]
+    code, errors = ended(prolog)
+    assert code == 1
+    assert LATE in errors
+    assert hosts[0].state() == before
+
+
+def test_an_epilog_whose_filter_hangs_has_taken_the_devices_away(hosts: list[Host], slow_nft: SlowNft) -> None:
+    built(hosts[:1], ENVIRONMENT)
+    slow_nft.hold()
+    hosts[0].configure(deadline=1)
+    result = hosts[0].hook("epilog", ENVIRONMENT)
+    assert result.returncode == 0
+    assert f"packets of VNI {lease_of().vni} are still let in, to no device: {LATE}" in result.stderr
+    assert "hpcnet-17" not in hosts[0].state()["namespaces"]
+    hosts[0].run("nft", "flush", "set", "inet", "hpcnet", "vtep")
