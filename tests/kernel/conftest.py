@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kernel.hosts import Fabric, Host, SlowNft
+from tests.kernel.hosts import Fabric, Host, SlowNft, ended
 
 
 @pytest.fixture(scope="session")
@@ -29,15 +29,18 @@ def hosts(fabric: Fabric, pristine: list[dict[str, str]]) -> Iterator[list[Host]
     for host in fabric.hosts:
         host.used = False
     yield fabric.hosts
-    left = []
-    for host, before in zip(fabric.hosts, pristine):
-        if not host.used:
-            continue
+    used = [(host, before) for host, before in zip(fabric.hosts, pristine) if host.used]
+    epilogs = []
+    for host, _ in used:
         host.configure()
-        errors = [host.hook("epilog", {"SLURM_JOB_ID": str(job), "SLURM_JOB_UID": "0"}) for job in host.jobs()]
+        for job in host.jobs():
+            epilogs.append(host.start_hook("epilog", {"SLURM_JOB_ID": str(job), "SLURM_JOB_UID": "0"}))
+    said = [ended(epilog) for epilog in epilogs]
+    left = []
+    for host, before in used:
         after = host.state()
         if after != before:
-            left.append((host.name, {key: after[key] for key in after if after[key] != before[key]}, errors))
+            left.append((host.name, {key: after[key] for key in after if after[key] != before[key]}, said))
             _wipe(host)
     assert not left, left
 

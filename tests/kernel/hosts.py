@@ -272,19 +272,19 @@ def plan_of(lease: Lease, size: int, node: str = "n1", job_id: int = 17) -> Plan
 
 
 def built(hosts: Iterable[Host], environment: dict[str, str]) -> None:
-    """Run Prolog on the hosts; each builds the network."""
-    for host in hosts:
-        result = host.hook("prolog", environment)
-        assert result.returncode == 0, result.stderr
-        assert "refused" not in result.stderr
+    """Run Prolog on the hosts at once; each builds the network."""
+    for process in [host.start_hook("prolog", environment) for host in hosts]:
+        code, errors = ended(process)
+        assert code == 0, errors
+        assert "refused" not in errors
 
 
 def removed(hosts: Iterable[Host], environment: dict[str, str]) -> None:
-    """Run Epilog on the hosts; each has nothing to complain of."""
-    for host in hosts:
-        result = host.hook("epilog", environment)
-        assert result.returncode == 0, result.stderr
-        assert len(result.stderr.splitlines()) == 1, result.stderr
+    """Run Epilog on the hosts at once; each has nothing to complain of."""
+    for process in [host.start_hook("epilog", environment) for host in hosts]:
+        code, errors = ended(process)
+        assert code == 0, errors
+        assert len(errors.splitlines()) == 1, errors
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 30) -> tuple[int, str]:

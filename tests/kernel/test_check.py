@@ -151,7 +151,7 @@ def test_all_is_missing_when_the_namespace_is_gone(hosts: list[Host]) -> None:
 
 def test_what_a_job_learned_by_itself_is_not_foreign(hosts: list[Host]) -> None:
     built(hosts[:2], ENVIRONMENT)
-    hosts[0].in_job(17, "ping", "-c1", "-W1", "-q", "10.128.0.40", check=False)  # a neighbour that failed
+    hosts[0].in_job(17, "ping", "-c1", "-W0.1", "-q", "10.128.0.40", check=False)  # an unknown neighbour
     hosts[0].run(
         "bridge",
         "-n",

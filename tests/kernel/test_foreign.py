@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.kernel.hosts import Host, built, job_environment, lease_of, plan_of, removed, require_root
+from tests.kernel.hosts import Host, built, ended, job_environment, lease_of, plan_of, removed, require_root
 
 require_root()
 pytestmark = pytest.mark.kernel
@@ -169,3 +169,15 @@ def test_a_vxlan_of_another_form_on_the_same_port_drains_the_node(hosts: list[Ho
     hosts[0].run("ip", "link", "del", "theirs")
     assert "UDP port 4789 is in use on n1" in message
     assert after == before
+
+
+def test_a_program_that_holds_the_vxlan_port_drains_the_node(hosts: list[Host]) -> None:
+    hold = "import os, socket; os.setuid(65534); s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+    holder = hosts[0].start_python(hold + "s.bind(('', 4789)); print('held', flush=True); sys.stdin.read()")
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    before = hosts[0].state()
+    message = node_error(hosts[0], ENVIRONMENT)
+    assert ended(holder) == (0, "")
+    assert "UDP port 4789 is in use on n1 by a program" in message
+    assert hosts[0].state() == before

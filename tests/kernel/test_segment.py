@@ -149,5 +149,5 @@ def test_the_first_packet_is_the_jobs_own_and_is_answered_at_once(counted: list[
 
 def test_a_broadcast_stays_on_the_node(counted: list[Host]) -> None:
     built(counted, ENVIRONMENT)
-    counted[0].in_job(17, "ping", "-c1", "-W1", "-q", "10.128.0.40", check=False)
+    counted[0].in_job(17, "ping", "-c1", "-W0.1", "-q", "10.128.0.40", check=False)
     assert sent(counted) == [0, 0]
