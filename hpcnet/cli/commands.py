@@ -128,9 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--nodes", metavar="LIST", required=True, help="the job's nodes, such as n[1-4,7]")
     plan.add_argument("--node", metavar="NAME", help="show what this node builds")
     listing = command("list", networks.run_list, "the jobs' networks, from the job records", _LIST)
-    listing.add_argument(
-        "--all", action="store_true", help="also jobs that have ended, while Slurm knows them"
-    )
+    listing.add_argument("--all", action="store_true", help="also jobs that have ended, while Slurm knows them")
     show = command("show", networks.run_show, "one job's network", _SHOW)
     show.add_argument(
         "job", metavar="JOB", type=_job_or_task, help="a job's number, or ARRAY_TASK as list prints it"

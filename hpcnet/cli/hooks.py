@@ -57,13 +57,15 @@ def _prolog(job: Job, site: Site, broken: HpcnetError | None, log: _Log) -> int:
     from hpcnet import lifecycle
 
     try:
-        if broken:
-            raise broken
-        lifecycle.build(job, site)
-    except (UserError, SiteError) as error:
-        lifecycle.refuse(job.id, str(error))
-        log.write(f"job {job.id}: refused: {error}")
+        try:
+            if broken:
+                raise broken
+            lifecycle.build(job, site)
+        except (UserError, SiteError) as error:
+            lifecycle.refuse(job.id, str(error))
+            log.write(f"job {job.id}: refused: {error}")
     except NodeError as error:
+        # also a refusal that cannot be recorded: without one the job would start in the host's network
         log.write(f"job {job.id}: {error}")
         return 1
     return 0
