@@ -15,11 +15,12 @@ from hpcnet.kernel import netns
 _IP_MTU_DISCOVER, _PMTUDISC_DO = 10, 2
 _SO_RCVBUFFORCE = 33
 _ECHO_REQUEST, _ECHO_REPLY = 8, 0
+_AGAIN_SECONDS = 0.5  # a packet may be lost while the host asks for the peer's own address
 _HEADERS = 28  # IPv4 20, ICMP 8
 
 
 def silent(job_id: int, peers: Iterable[IPv4Address], size: int, seconds: float = 2.0) -> list[IPv4Address]:
-    """Of the peers those that do not answer a packet of ``size`` bytes within ``seconds`` (for all together).
+    """Of the peers those that do not answer a packet of ``size`` bytes within ``seconds`` (for all together); asked again until then.
 
     Sent from inside the job's namespace with "do not fragment".
     """
@@ -29,16 +30,22 @@ def silent(job_id: int, peers: Iterable[IPv4Address], size: int, seconds: float 
         icmp.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 24)
         identity = os.getpid() & 0xFFFF
         deadline = time.monotonic() + seconds
-        for sequence, peer in enumerate(list(waiting)):
-            icmp.settimeout(max(deadline - time.monotonic(), 0.0001))  # a full transmit queue empties
-            try:
-                icmp.sendto(_echo(identity, sequence & 0xFFFF, size - _HEADERS), (str(peer), 0))
-            except OSError:
-                continue  # it stays among the silent
-            _collect(icmp, identity, waiting, 0.0)
         while waiting and time.monotonic() < deadline:
-            _collect(icmp, identity, waiting, deadline - time.monotonic())
+            _ask(icmp, identity, waiting, size, deadline)
+            again = min(time.monotonic() + _AGAIN_SECONDS, deadline)
+            while waiting and time.monotonic() < again:
+                _collect(icmp, identity, waiting, again - time.monotonic())
     return list(waiting)
+
+
+def _ask(icmp: socket.socket, identity: int, waiting: dict[IPv4Address, None], size: int, deadline: float) -> None:
+    for sequence, peer in enumerate(list(waiting)):
+        icmp.settimeout(max(deadline - time.monotonic(), 0.0001))  # a full transmit queue empties
+        try:
+            icmp.sendto(_echo(identity, sequence & 0xFFFF, size - _HEADERS), (str(peer), 0))
+        except OSError:
+            continue  # it stays among the silent
+        _collect(icmp, identity, waiting, 0.0)
 
 
 def _collect(icmp: socket.socket, identity: int, waiting: dict[IPv4Address, None], seconds: float) -> None:
