@@ -9,7 +9,17 @@ from ipaddress import IPv4Network, IPv6Network
 import pytest
 
 from hpcnet.model import Lease
-from tests.kernel.hosts import Host, built, ended, job_environment, lease_of, plan_of, removed, require_root
+from tests.kernel.hosts import (
+    Host,
+    built,
+    ended,
+    job_environment,
+    lease_of,
+    plan_of,
+    removed,
+    require_root,
+    wait_for,
+)
 
 require_root()
 pytestmark = pytest.mark.kernel
@@ -81,6 +91,7 @@ def test_the_mtu_is_the_uplinks(hosts: list[Host]) -> None:
 
 def test_nothing_is_sent_before_the_first_packet(hosts: list[Host]) -> None:
     """No ARP, no router solicitation, no duplicate address detection; MLD is what a snooping switch wants."""
+    wait_for(lambda: not hosts[0].lines("ip -o addr show dev ib0 tentative"), "ib0 has no address")
     hook = "type filter hook egress device ib0 priority 0"
     chain = f"{hook}; icmpv6 type {{ mld-listener-report, mld2-listener-report }} accept; counter"
     hosts[0].run("nft", "-f", "-", text=f"table netdev seen {{\nchain out {{ {chain}\n}}\n}}\n")
