@@ -98,10 +98,10 @@ def new_ipoib(pkey: str, mode: str, uplink: int, namespace: int) -> bytes:
         rtnl.RTM_NEWLINK,
         rtnl.CREATE | rtnl.EXCLUSIVE,
         rtnl.link_header(),
-        rtnl.number(rtnl.IFLA_LINK, uplink),
-        rtnl.text(rtnl.IFLA_IFNAME, names.TASKS_DEVICE),
         rtnl.number(rtnl.IFLA_NET_NS_FD, namespace),
         rtnl.number(rtnl.IFLA_GROUP, names.DEVICE_GROUP),
+        rtnl.number(rtnl.IFLA_LINK, uplink),
+        rtnl.text(rtnl.IFLA_IFNAME, names.TASKS_DEVICE),
         interior.link_info("ipoib", data),
     )
 

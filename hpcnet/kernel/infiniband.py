@@ -48,7 +48,10 @@ def require(uplink: str, node: str, pkey: str) -> None:
         )
     port = _port(directory)
     if port is None:
-        raise NodeError(f"no InfiniBand port is found for uplink {uplink} on {node} under {directory}/device")
+        raise NodeError(
+            f"no InfiniBand port of uplink {uplink} is found on {node}, neither under {directory}/device "
+            f"nor by its GUID under {SYSFS}/class/infiniband"
+        )
     if port.state != "ACTIVE":
         raise NodeError(
             f"port {port.name} of uplink {uplink} on {node} is {port.state or 'in no known state'}, not ACTIVE; "
@@ -64,13 +67,25 @@ def require(uplink: str, node: str, pkey: str) -> None:
 
 
 def _port(interface: Path) -> Port | None:
+    directory = _port_directory(interface)
+    if directory is None:
+        return None
+    table = (_text(entry) for entry in (directory / "pkeys").iterdir())
+    state = _text(directory / "state").rpartition(":")[2].strip()  # "4: ACTIVE"
+    name = f"{directory.parents[1].name}/{directory.name}"
+    return Port(name, state, frozenset(int(key, 16) for key in table if key))
+
+
+def _port_directory(interface: Path) -> Path | None:
+    """By the interface's device; where the adapter has none that sysfs shows, by the port's GUID."""
+    number = int(_text(interface / "dev_port") or "0") + 1
     for adapter in sorted(interface.glob("device/infiniband/*")):
-        number = int(_text(interface / "dev_port") or "0") + 1
-        directory = adapter / "ports" / str(number)
-        if directory.is_dir():
-            table = (_text(entry) for entry in (directory / "pkeys").iterdir())
-            state = _text(directory / "state").rpartition(":")[2].strip()  # "4: ACTIVE"
-            return Port(f"{adapter.name}/{number}", state, frozenset(int(key, 16) for key in table if key))
+        if (adapter / f"ports/{number}").is_dir():
+            return adapter / f"ports/{number}"
+    guid = _text(interface / "address").replace(":", "")[-16:]
+    for gid in sorted(SYSFS.glob("class/infiniband/*/ports/*/gids/0")):
+        if guid and _text(gid).replace(":", "")[-16:] == guid:
+            return gid.parents[1]
     return None
 
 

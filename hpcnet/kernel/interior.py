@@ -52,7 +52,7 @@ def sysctl(key: str, value: str) -> None:
 
 def link_info(kind: str, data: bytes) -> bytes:
     """IFLA_LINKINFO: what kind of interface, and the attributes of that kind."""
-    info = rtnl.text(rtnl.IFLA_INFO_KIND, kind) + rtnl.attribute(rtnl.IFLA_INFO_DATA, data)
+    info = rtnl.attribute(rtnl.IFLA_INFO_KIND, kind.encode()) + rtnl.attribute(rtnl.IFLA_INFO_DATA, data)
     return rtnl.attribute(rtnl.IFLA_LINKINFO, info)
 
 

@@ -12,7 +12,7 @@ from pyroute2 import IPRoute
 from hpcnet import names
 from hpcnet.kernel import filter as packet_filter
 from hpcnet.kernel import netns, rtnl
-from hpcnet.model import IPOIB_MODES, VXLAN_PORT, Plan
+from hpcnet.model import VXLAN_PORT, Plan
 
 
 def planned(plan: Plan) -> set[str]:
@@ -80,7 +80,7 @@ def _device(link: dict[str, object]) -> str:
         what = f"id {data.get('vxlan_id')} local {data.get('vxlan_local')} port {data.get('vxlan_port')}"
     if kind == "ipoib":
         data = get(("linkinfo", "data"))  # type: ignore[call-overload]
-        what = f"pkey 0x{data.get('ipoib_pkey'):04x} {IPOIB_MODES[data.get('ipoib_mode')]}"
+        what = f"pkey 0x{data.get('pkey'):04x} {data.get('mode')}"
     state = "up" if int(str(link["flags"])) & rtnl.IFF_UP else "down"
     alias = f" alias {get('ifalias')}" if get("ifalias") else ""
     return f"device {get('ifname')} {kind} {what} mtu {get('mtu')} {state}{alias}"

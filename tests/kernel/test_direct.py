@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def hosts(hosts: list[Host]) -> Iterator[list[Host]]:
         host.write(CONFIG, SITE)
 
 
-def direct_lease(index: int = 0, **changes: object) -> Lease:
+def direct_lease(index: int = 0, **changes: Any) -> Lease:
     """The lease with this number out of the default pool of mode=direct."""
     ipv4 = IPv4Network((int(IPv4Network("10.192.0.0/10").network_address) + 64 * index, 26))
     ipv6 = IPv6Network((int(IPv6Network("fd68:7063:6e66::/48").network_address) + (index << 64), 64))
@@ -207,7 +208,7 @@ def test_where_the_site_does_not_allow_shared_networks_it_is_refused(hosts: list
     ],
 )
 def test_what_ethernet_has_not_is_refused_and_no_node_drains(
-    hosts: list[Host], changes: dict[str, object], says: str
+    hosts: list[Host], changes: dict[str, Any], says: str
 ) -> None:
     refused = hosts[0].hook("prolog", job_environment(direct_lease(**changes), "n1"))
     assert refused.returncode == 0
