@@ -131,7 +131,8 @@ def test_any_mix_of_modes_never_overlaps(data: st.DataObject) -> None:
     state = leases.State()
     leased: list[Lease] = []
     for _ in range(data.draw(st.integers(1, 40))):
-        if leased and data.draw(st.booleans()):
+        drop = data.draw(st.booleans())
+        if leased and drop:
             gone = leases.held(leased.pop(data.draw(st.integers(0, len(leased) - 1))))
             state = replace(state, held=tuple(entry for entry in state.held if entry != gone))
         terms = data.draw(st.sampled_from([VXLAN_TERMS, SHARED_TERMS, ALONE_TERMS]))
