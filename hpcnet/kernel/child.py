@@ -16,7 +16,7 @@ from hpcnet import names
 from hpcnet.errors import NodeError, SiteError, UserError
 from hpcnet.kernel import infiniband, interior, links, netns, rtnl
 from hpcnet.kernel.links import Link
-from hpcnet.model import IPOIB_MODES, NONE, Plan
+from hpcnet.model import IPOIB_MODES, Plan
 
 IFLA_IPOIB_PKEY, IFLA_IPOIB_MODE, IFLA_IPOIB_UMCAST = 1, 2, 3
 
@@ -125,8 +125,11 @@ def connect(plan: Plan) -> None:
             _set_mtu(job, child, plan)
         job.send(interior.up(1), interior.up(child.index))
         child = _with_carrier(job, plan)
-        if plan.ipoib and plan.lease.ipoib != NONE and child.mtu < plan.mtu == plan.lease.mtu:
-            raise UserError(_too_large(plan, child.mtu))
+        if plan.ipoib and child.mtu < plan.mtu:
+            raise SiteError(
+                f"partition {plan.pkey} carries {child.mtu} bytes on {plan.node}, not {plan.mtu}: ask for "
+                f"mtu={child.mtu}, or have the site raise the partition's MTU in the subnet manager"
+            )
         interior.with_mtu(child, plan)
         job.send(*interior.addresses(plan, child.index))
         if not plan.ipoib:
@@ -143,13 +146,10 @@ def _set_mtu(job: rtnl.Rtnl, child: Link, plan: Plan) -> None:
     except rtnl.RtnlError as error:
         if error.errno != errno.EINVAL:
             raise
-        if plan.lease.ipoib != NONE and plan.lease.mtu:
-            raise UserError(_too_large(plan, child.mtu)) from None
-        interior.with_mtu(child, plan)
-
-
-def _too_large(plan: Plan, carries: int) -> str:
-    return f"mtu={plan.mtu} is too large: ipoib={plan.ipoib} of {plan.uplink} on {plan.node} allows {carries}"
+        if not plan.lease.mtu:
+            interior.with_mtu(child, plan)
+        what = f"mtu={plan.mtu} is too large: an IPoIB child ({plan.ipoib}) of {plan.uplink} on {plan.node}"
+        raise UserError(f"{what} allows {child.mtu}") from None
 
 
 def _with_carrier(job: rtnl.Rtnl, plan: Plan) -> Link:

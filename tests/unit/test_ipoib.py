@@ -7,13 +7,18 @@ import re
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
 
 from hpcnet.errors import NodeError, SiteError
-from hpcnet.kernel import child, infiniband, rtnl
+from hpcnet.kernel import child, infiniband, interior, rtnl
+from hpcnet.kernel.links import Link
+from hpcnet.model import Lease
 from hpcnet.names import DEVICE_GROUP, TASKS_DEVICE
+from hpcnet.plan import plan
 
 HEADERS = 16 + 16  # struct nlmsghdr, struct ifinfomsg
 LOOPBACK = 1  # index of lo: no InfiniBand, so the kernel refuses what ip asks it
@@ -133,3 +138,25 @@ def test_facts_of_an_uplink(port: Path, tmp_path: Path) -> None:
     assert infiniband.ipoib_facts("ib0") == ("connected", "0x8001")
     (tmp_path / "class/net/ib0/mode").unlink()  # a driver that has datagram only
     assert infiniband.ipoib_facts("ib0") == ("datagram", "0x8001")
+
+
+@pytest.mark.parametrize(
+    ("ipoib", "kind", "says"),
+    [
+        ("datagram", SiteError, "n1 could not join partition 0x8001 within 0 s; see whether the subnet manager"),
+        ("", NodeError, "hpc0 on n1 has no carrier; check uplink ib0"),
+    ],
+)
+def test_no_carrier_in_time(monkeypatch: pytest.MonkeyPatch, ipoib: str, kind: type[Exception], says: str) -> None:
+    monkeypatch.setattr(child, "CARRIER_SECONDS", 0.0)
+    link = Link(9, TASKS_DEVICE, "ipoib", 2044, rtnl.IFF_UP, DEVICE_GROUP, "", 2, b"", {}, 32)
+    monkeypatch.setattr(interior, "existing", lambda netlink, name: link)
+    lease = Lease(7, "direct", 0, IPv4Network("10.9.0.0/29"), IPv6Network("fd09::/64"), pkey="0x8001", shared=True)
+    if not ipoib:
+        lease = replace(lease, pkey="none")
+    wanted = plan(
+        lease, ["n1"], "n1", {"n1": IPv4Address("10.2.0.1")}, cluster="lab", job_id=12, uid=1001, uplink="ib0",
+        uplink_mtu=2044, uplink_ipoib=ipoib, uplink_pkey="0xffff",
+    )  # fmt: skip
+    with rtnl.Rtnl() as netlink, pytest.raises(kind, match=says):
+        child._with_carrier(netlink, wanted)
