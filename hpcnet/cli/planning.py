@@ -15,6 +15,7 @@ from hpcnet.errors import SiteError, UserError
 from hpcnet.kernel import observe
 from hpcnet.model import NONE, VXLAN_OVERHEAD, Endpoint, Lease
 from hpcnet.plan import endpoints_of, plan
+from hpcnet.request import DATAGRAM_MTU_MAX
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,12 +79,14 @@ def _builds(given: Lease, nodes: list[str], node: str, underlays: Any, site: Sit
     # Without [fabric] mtu only the node itself knows what its uplink carries, and whether that is InfiniBand.
     overhead = VXLAN_OVERHEAD if given.mode == "vxlan" else 0
     uplink_mtu = site.fabric.mtu or (given.mtu or 1500) + overhead
-    ipoib = "" if (given.pkey, given.ipoib) == (NONE, NONE) else "datagram" if given.ipoib == NONE else given.ipoib
+    ipoib = "connected" if uplink_mtu > DATAGRAM_MTU_MAX else "datagram"
+    if (given.pkey, given.ipoib) == (NONE, NONE):
+        ipoib = ""
     wanted = plan(
         given, nodes, node, underlays, cluster="CLUSTER", job_id=0, uid=0, uplink=site.fabric.uplink,
         uplink_mtu=uplink_mtu, uplink_ipoib=ipoib, uplink_pkey="0xffff",
     )  # fmt: skip
-    if not given.mtu:
+    if wanted.mtu == uplink_mtu - overhead and not given.mtu:
         less = f" less {overhead}" if overhead else ""
         mtu = f"(the MTU of {site.fabric.uplink}{less})"
         return {"lines": [line.replace(f"mtu {wanted.mtu}", f"mtu {mtu}") for line in _lines(wanted)]}

@@ -296,6 +296,7 @@ def test_plan_says_what_separates(
         ("ib,mode=direct", "device hpc0 macvlan mac 02:42:0a:c0:00:02 mtu (the MTU of ib0) up"),
         ("ib,mode=direct,mtu=1400", "device hpc0 macvlan mac 02:42:0a:c0:00:02 mtu 1400 up"),
         ("ib,mode=direct,pkey=auto", "device hpc0 ipoib pkey 0x8010 datagram mtu (the MTU of ib0) up"),
+        ("ib,mode=direct,ipoib=connected", "device hpc0 ipoib pkey 0xffff connected mtu 65520 up"),
         ("ib,mode=direct,ipoib=connected,mtu=9000", "device hpc0 ipoib pkey 0xffff connected mtu 9000 up"),
     ],
 )
