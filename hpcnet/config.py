@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Callable, ClassVar
+from typing import Any, Callable, ClassVar, Union
 
 import tomli
 
@@ -59,6 +59,10 @@ class Direct:
     ipv6: IPv6Network = IPv6Network("fd68:7063:6e66::/48")
 
     section: ClassVar[str] = "direct"
+
+
+AnyPool = Union[Pool, Direct]
+"""What a lease is taken from: Pool for mode=vxlan, Direct for mode=direct."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from hpcnet import request as requests
-from hpcnet.config import Direct, Pool, Site
+from hpcnet.config import AnyPool, Direct, Pool, Site
 from hpcnet.errors import SiteError
 from hpcnet.model import NONE, VXLAN_OVERHEAD, Lease, Request
 
@@ -110,7 +110,7 @@ def _default_mtu(mode: str, ipoib: str | None, uplink_mtu: int | None) -> int:
     return uplink_mtu - (VXLAN_OVERHEAD if mode == "vxlan" else 0)
 
 
-def pool_of(terms: Terms, site: Site) -> Pool | Direct:
+def pool_of(terms: Terms, site: Site) -> AnyPool:
     """What a lease on these terms is taken from."""
     return site.direct if terms.mode == "direct" else site.pool
 
@@ -136,7 +136,7 @@ def _power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def allocate(state: State, terms: Terms, nodes: int, pool: Pool | Direct, now: float) -> tuple[State, Lease]:
+def allocate(state: State, terms: Terms, nodes: int, pool: AnyPool, now: float) -> tuple[State, Lease]:
     """The next lease, and the state with it held. ``now``: seconds since the epoch, for the serial.
 
     ``pool`` is :func:`pool_of` the terms. Each number is the next free one behind the last given, so that it
@@ -224,7 +224,7 @@ def disjoint(leases: Iterable[Lease]) -> Iterator[tuple[Lease, bool]]:
         yield lease, alone
 
 
-def _fitting_bits(nodes: int, endpoints: int, pool: Pool | Direct) -> int:
+def _fitting_bits(nodes: int, endpoints: int, pool: AnyPool) -> int:
     if not 1 <= nodes <= MAX_NODES:
         raise SiteError(f"the job has {nodes} nodes; hpcnet makes networks of 1 to {MAX_NODES} nodes")
     bits = host_bits(nodes, endpoints)
@@ -282,7 +282,7 @@ def _next_pkey(state: State, place: int, pool: Direct) -> str:
     raise PoolFull(f"all {size} partitions are held; wait for a job to end, or enlarge [direct] pkey_pool")
 
 
-def _next_ipv4(state: State, last: int, bits: int, pool: Pool | Direct) -> int:
+def _next_ipv4(state: State, last: int, bits: int, pool: AnyPool) -> int:
     size = 1 << bits
     first = int(pool.ipv4.network_address)
     end = first + pool.ipv4.num_addresses

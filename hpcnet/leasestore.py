@@ -23,9 +23,9 @@ from types import TracebackType
 from typing import Any, Callable, NamedTuple
 
 from hpcnet import lease as leases
-from hpcnet.config import Direct, Pool
+from hpcnet.config import AnyPool
 from hpcnet.errors import SiteError
-from hpcnet.model import Lease
+from hpcnet.model import NONE, Lease
 
 SCHEMA = 1
 """Version of the tables, kept in SQLite's user_version; 0 is a file that has none yet."""
@@ -38,16 +38,15 @@ CREATE TABLE lease (
   serial INTEGER PRIMARY KEY, job INTEGER NOT NULL, array TEXT NOT NULL, nodelist TEXT NOT NULL,
   state TEXT NOT NULL CHECK (state IN ('live', 'ending', 'quarantined')), ended REAL NOT NULL,
   vni INTEGER UNIQUE, ipv4 INTEGER NOT NULL UNIQUE, bits INTEGER NOT NULL, ipv6 TEXT NOT NULL UNIQUE,
-  mode TEXT NOT NULL, endpoints INTEGER NOT NULL, mtu INTEGER NOT NULL,
-  tasks TEXT NOT NULL, egress TEXT NOT NULL, docker INTEGER NOT NULL,
-  pkey TEXT NOT NULL, ipoib TEXT NOT NULL, shared INTEGER NOT NULL);
+  mode TEXT NOT NULL, endpoints INTEGER NOT NULL, mtu INTEGER NOT NULL, tasks TEXT NOT NULL,
+  egress TEXT NOT NULL, docker INTEGER NOT NULL, pkey TEXT NOT NULL, ipoib TEXT NOT NULL, shared INTEGER NOT NULL);
 CREATE UNIQUE INDEX lease_pkey ON lease (pkey) WHERE NOT shared AND pkey != 'none';
 CREATE INDEX lease_job ON lease (job);
 CREATE TABLE quarantine (
   serial INTEGER NOT NULL REFERENCES lease ON DELETE CASCADE, node TEXT NOT NULL, PRIMARY KEY (serial, node));
 CREATE TABLE last (
-  vni INTEGER NOT NULL, ipv4 INTEGER NOT NULL, serial INTEGER NOT NULL,
-  subnet TEXT NOT NULL, direct_ipv4 INTEGER NOT NULL, swept REAL NOT NULL);
+  vni INTEGER NOT NULL, ipv4 INTEGER NOT NULL, serial INTEGER NOT NULL, subnet TEXT NOT NULL,
+  direct_ipv4 INTEGER NOT NULL, swept REAL NOT NULL);
 INSERT INTO last VALUES (-1, -1, 0, '', -1, 0);
 """
 _COLUMNS = (
@@ -120,9 +119,8 @@ class LeaseStore:
         self._connection.close()
 
     def lease(
-        self, job: int, array: str, nodelist: str, nodes: int, terms: leases.Terms,
-        pool: Pool | Direct, now: float,
-    ) -> tuple[Lease, bool]:  # fmt: skip
+        self, job: int, array: str, nodelist: str, nodes: int, terms: leases.Terms, pool: AnyPool, now: float
+    ) -> tuple[Lease, bool]:
         """The lease of this run, and whether it is a new one. Raises lease.PoolFull, SiteError.
 
         A live lease of the same job on the same nodes is this run's: slurmctld was restarted and asks again.
@@ -351,14 +349,12 @@ class LeaseStore:
 
 
 def _is_corrupt(error: sqlite3.Error) -> bool:
-    text = str(error)
-    return "not a database" in text or "malformed" in text or "no such table" in text
+    return any(sign in str(error) for sign in ("not a database", "malformed", "no such table"))
 
 
 def _state(sql: sqlite3.Connection) -> leases.State:
-    pkey = "CASE shared WHEN 0 THEN pkey ELSE 'none' END"
-    rows = sql.execute(f"SELECT coalesce(vni, 0), ipv4, bits, ipv6, {pkey} FROM lease")
-    held = tuple(map(leases.Held._make, rows))
+    rows = sql.execute("SELECT coalesce(vni, 0), ipv4, bits, ipv6, pkey, shared FROM lease")
+    held = tuple(leases.Held(*row[:4], NONE if row[5] else row[4]) for row in rows)
     last = sql.execute("SELECT vni, ipv4, serial, subnet, direct_ipv4 FROM last").fetchone()
     return leases.State(held, *last)
 
@@ -384,12 +380,10 @@ def _entry(serial: int, job: int, array: str, nodelist: str, state: str, ended: 
 
 def _insert(sql: sqlite3.Connection, entry: Entry) -> None:
     lease = entry.lease
-    _, ipv4, bits, ipv6, _ = leases.held(lease)
     values = (
         *(lease.serial, entry.job, entry.array, entry.nodelist, entry.state, entry.ended),
-        *(lease.vni or None, ipv4, bits, ipv6),
-        *(lease.mode, lease.endpoints, lease.mtu, lease.join, lease.egress, lease.docker),
-        *(lease.pkey, lease.ipoib, lease.shared),
+        *(lease.vni or None, *leases.held(lease)[1:4], lease.mode, lease.endpoints, lease.mtu),
+        *(lease.join, lease.egress, lease.docker, lease.pkey, lease.ipoib, lease.shared),
     )
     sql.execute(f"INSERT INTO lease ({_COLUMNS}) VALUES ({','.join('?' * len(values))})", values)
 
