@@ -354,7 +354,7 @@ def _is_corrupt(error: sqlite3.Error) -> bool:
 
 def _state(sql: sqlite3.Connection) -> leases.State:
     rows = sql.execute("SELECT coalesce(vni, 0), ipv4, bits, ipv6, pkey, shared FROM lease")
-    held = tuple(leases.Held(*row[:4], NONE if row[5] else row[4]) for row in rows)
+    held = tuple(leases.Held._make((*row[:4], NONE if row[5] else row[4])) for row in rows)
     last = sql.execute("SELECT vni, ipv4, serial, subnet, direct_ipv4 FROM last").fetchone()
     return leases.State(held, *last)
 
