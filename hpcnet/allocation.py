@@ -111,7 +111,7 @@ def _lease_and_stamp(job: Job, request: Request, site: Site, log: Log) -> None:
 
 
 def _summary(lease: Lease) -> str:
-    return f"serial {lease.serial}, VNI {lease.vni}, {lease.ipv4}, {lease.ipv6}"
+    return f"serial {lease.serial}, {leases.separation(lease)}, {lease.ipv4}, {lease.ipv6}"
 
 
 def _wait_for_lease(
@@ -121,7 +121,8 @@ def _wait_for_lease(
     deadline = time.monotonic() + site.pool.wait
     while True:
         try:
-            return store.lease(job.id, job.array, job.nodelist, size, terms, site.pool, time.time())
+            pool = leases.pool_of(terms, site)
+            return store.lease(job.id, job.array, job.nodelist, size, terms, pool, time.time())
         except leases.PoolFull:
             if store.claim_sweep(time.time(), SWEEP_SECONDS) and sweep(store, site.pool.cooldown, log):
                 continue

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, ClassVar, Union
 
 import tomli
 
@@ -43,6 +43,26 @@ class Pool:
     store: str = "/var/spool/slurmctld/hpcnet.sqlite"
     cooldown: int = 10
     wait: int = 20
+
+    section: ClassVar[str] = "pool"
+
+
+@dataclass(frozen=True)
+class Direct:
+    """How networks of mode=direct are separated, and what the controller leases for them."""
+
+    allow_shared: bool = False
+    """Whether jobs may have networks that nothing separates from other jobs': Ethernet, or a pkey of several."""
+    pkey_pool: tuple[str, ...] = ()
+    """Partition keys of which each is one job's alone."""
+    ipv4: IPv4Network = IPv4Network("10.192.0.0/10")
+    ipv6: IPv6Network = IPv6Network("fd68:7063:6e66::/48")
+
+    section: ClassVar[str] = "direct"
+
+
+AnyPool = Union[Pool, Direct]
+"""What a lease is taken from: Pool for mode=vxlan, Direct for mode=direct."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +113,7 @@ class Site:
 
     fabric: Fabric = field(default_factory=Fabric)
     pool: Pool = field(default_factory=Pool)
+    direct: Direct = field(default_factory=Direct)
     defaults: Defaults = field(default_factory=Defaults)
     offer: Offer = field(default_factory=Offer)
     submit: Submit = field(default_factory=Submit)
@@ -102,6 +123,7 @@ class Site:
 _SECTIONS: Mapping[str, Callable[..., Any]] = {
     "fabric": Fabric,
     "pool": Pool,
+    "direct": Direct,
     "defaults": Defaults,
     "offer": Offer,
     "submit": Submit,
@@ -207,6 +229,7 @@ def _ipv4_address(value: Any) -> IPv4Address:
 
 
 _ABSOLUTE = _text(r"/[^\0\n]+", "an absolute path")
+_PKEYS = _list_of(_text(r"0x[89a-f][0-9a-f]{3}", "a full-member pkey such as 0x8001"))
 _NAME = _text(r"[A-Za-z0-9_.@-]+", "a name of letters, digits, '_', '.', '@' and '-'")
 
 _KEYS: Mapping[str, Mapping[str, Check]] = {
@@ -226,6 +249,12 @@ _KEYS: Mapping[str, Mapping[str, Check]] = {
         "cooldown": _integer(0, 86400),
         "wait": _integer(0, 300),
     },
+    "direct": {
+        "allow_shared": _boolean,
+        "pkey_pool": _PKEYS,
+        "ipv4": _ipv4_pool,
+        "ipv6": _ipv6_pool,
+    },
     "defaults": {
         "mode": _one_of(*MODES),
         "endpoints": _integer(1, 1024),
@@ -234,11 +263,11 @@ _KEYS: Mapping[str, Mapping[str, Check]] = {
         "docker": _boolean,
     },
     "offer": {
-        "modes": _list_of(_one_of("vxlan")),
+        "modes": _list_of(_one_of(*MODES)),
         "egress": _list_of(_one_of("none")),
         "docker": _not_yet,
         "max_endpoints": _integer(1, 1024),
-        "pkeys": _list_of(_text(r"0x[89a-f][0-9a-f]{3}", "a full-member pkey such as 0x8001")),
+        "pkeys": _PKEYS,
     },
     "submit": {
         "record": _one_of("auto", "extra", "comment"),
@@ -297,6 +326,16 @@ def _check_together(site: Site, source: str) -> None:
         raise SiteError(f"{source}: [defaults] egress = {site.defaults.egress!r} is not among [offer] egress")
     if site.defaults.docker and not site.offer.docker:
         raise SiteError(f"{source}: [defaults] docker = true, but [offer] docker = false")
+    if "direct" in site.offer.modes and not (site.direct.allow_shared or site.direct.pkey_pool):
+        raise SiteError(
+            f'{source}: [offer] modes has "direct", in which nothing separates jobs: allow that with '
+            "[direct] allow_shared = true, or give InfiniBand partitions of one job each in [direct] pkey_pool"
+        )
+    twice = sorted(set(site.offer.pkeys) & set(site.direct.pkey_pool))
+    if twice:
+        raise SiteError(
+            f"{source}: {twice[0]} is in [offer] pkeys, for several jobs, and in [direct] pkey_pool, for one alone"
+        )
     endpoints = 1 << (site.defaults.endpoints - 1).bit_length()  # as a lease rounds it
     if endpoints > site.offer.max_endpoints:
         rounded = f"endpoints = {site.defaults.endpoints} (rounded up to {endpoints})"

@@ -40,6 +40,10 @@ class Entry:
     vni: int
     underlays: dict[str, str]
     """Node name to address on the fabric, of all nodes of the job."""
+    uplink_ipoib: str = ""
+    """datagram or connected; empty: the uplink is no IPoIB interface."""
+    uplink_pkey: str = ""
+    """Of an IPoIB uplink."""
 
     @property
     def addresses(self) -> dict[str, IPv4Address]:

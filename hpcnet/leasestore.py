@@ -23,9 +23,9 @@ from types import TracebackType
 from typing import Any, Callable, NamedTuple
 
 from hpcnet import lease as leases
-from hpcnet.config import Pool
+from hpcnet.config import AnyPool
 from hpcnet.errors import SiteError
-from hpcnet.model import Lease
+from hpcnet.model import NONE, Lease
 
 SCHEMA = 1
 """Version of the tables, kept in SQLite's user_version; 0 is a file that has none yet."""
@@ -37,18 +37,21 @@ _TABLES = """
 CREATE TABLE lease (
   serial INTEGER PRIMARY KEY, job INTEGER NOT NULL, array TEXT NOT NULL, nodelist TEXT NOT NULL,
   state TEXT NOT NULL CHECK (state IN ('live', 'ending', 'quarantined')), ended REAL NOT NULL,
-  vni INTEGER NOT NULL UNIQUE, ipv4 INTEGER NOT NULL UNIQUE, bits INTEGER NOT NULL, ipv6 TEXT NOT NULL UNIQUE,
-  mode TEXT NOT NULL, endpoints INTEGER NOT NULL, mtu INTEGER NOT NULL,
-  tasks TEXT NOT NULL, egress TEXT NOT NULL, docker INTEGER NOT NULL);
+  vni INTEGER UNIQUE, ipv4 INTEGER NOT NULL UNIQUE, bits INTEGER NOT NULL, ipv6 TEXT NOT NULL UNIQUE,
+  mode TEXT NOT NULL, endpoints INTEGER NOT NULL, mtu INTEGER NOT NULL, tasks TEXT NOT NULL,
+  egress TEXT NOT NULL, docker INTEGER NOT NULL, pkey TEXT NOT NULL, ipoib TEXT NOT NULL, shared INTEGER NOT NULL);
+CREATE UNIQUE INDEX lease_pkey ON lease (pkey) WHERE NOT shared AND pkey != 'none';
 CREATE INDEX lease_job ON lease (job);
 CREATE TABLE quarantine (
   serial INTEGER NOT NULL REFERENCES lease ON DELETE CASCADE, node TEXT NOT NULL, PRIMARY KEY (serial, node));
-CREATE TABLE last (vni INTEGER NOT NULL, ipv4 INTEGER NOT NULL, serial INTEGER NOT NULL, swept REAL NOT NULL);
-INSERT INTO last VALUES (-1, -1, 0, 0);
+CREATE TABLE last (
+  vni INTEGER NOT NULL, ipv4 INTEGER NOT NULL, serial INTEGER NOT NULL, subnet TEXT NOT NULL,
+  direct_ipv4 INTEGER NOT NULL, swept REAL NOT NULL);
+INSERT INTO last VALUES (-1, -1, 0, '', -1, 0);
 """
 _COLUMNS = (
     "serial, job, array, nodelist, state, ended, vni, ipv4, bits, ipv6, "
-    "mode, endpoints, mtu, tasks, egress, docker"
+    "mode, endpoints, mtu, tasks, egress, docker, pkey, ipoib, shared"
 )
 _END = "UPDATE lease SET state = 'ending', ended = ? WHERE serial = ?"
 
@@ -116,7 +119,7 @@ class LeaseStore:
         self._connection.close()
 
     def lease(
-        self, job: int, array: str, nodelist: str, nodes: int, terms: leases.Terms, pool: Pool, now: float
+        self, job: int, array: str, nodelist: str, nodes: int, terms: leases.Terms, pool: AnyPool, now: float
     ) -> tuple[Lease, bool]:
         """The lease of this run, and whether it is a new one. Raises lease.PoolFull, SiteError.
 
@@ -317,10 +320,8 @@ class LeaseStore:
             elif entry.state == "live":
                 self._log(f"job {entry.job}: lease {entry.lease.serial} overlaps another job's; not restored")
         last = leases.State(last_serial=int(self._clock()) - 1)  # though the clock be set back later
-        newest = max((entry.lease for entry in entries), key=lambda lease: lease.serial, default=None)
-        if newest:
-            end = int(newest.ipv4.broadcast_address)
-            last = leases.State((), newest.vni, end, max(newest.serial, last.last_serial))
+        for lease in sorted((entry.lease for entry in entries), key=lambda lease: lease.serial):
+            last = leases.after(last, lease)
         _set_last(sql, last)
         self._log(f"lease store {self._path} made anew; leases restored from job records: {len(serials)}")
 
@@ -348,19 +349,19 @@ class LeaseStore:
 
 
 def _is_corrupt(error: sqlite3.Error) -> bool:
-    text = str(error)
-    return "not a database" in text or "malformed" in text or "no such table" in text
+    return any(sign in str(error) for sign in ("not a database", "malformed", "no such table"))
 
 
 def _state(sql: sqlite3.Connection) -> leases.State:
-    held = tuple(map(leases.Held._make, sql.execute("SELECT vni, ipv4, bits, ipv6 FROM lease")))
-    vni, ipv4, serial = sql.execute("SELECT vni, ipv4, serial FROM last").fetchone()
-    return leases.State(held, vni, ipv4, serial)
+    rows = sql.execute("SELECT coalesce(vni, 0), ipv4, bits, ipv6, pkey, shared FROM lease")
+    held = tuple(leases.Held._make((*row[:4], NONE if row[5] else row[4])) for row in rows)
+    last = sql.execute("SELECT vni, ipv4, serial, subnet, direct_ipv4 FROM last").fetchone()
+    return leases.State(held, *last)
 
 
 def _set_last(sql: sqlite3.Connection, state: leases.State) -> None:
-    values = (state.last_vni, state.last_ipv4, state.last_serial)
-    sql.execute("UPDATE last SET vni = ?, ipv4 = ?, serial = ?", values)
+    values = (state.last_vni, state.last_ipv4, state.last_serial, state.last_subnet, state.last_direct_ipv4)
+    sql.execute("UPDATE last SET vni = ?, ipv4 = ?, serial = ?, subnet = ?, direct_ipv4 = ?", values)
 
 
 def _entries(sql: sqlite3.Connection, where: str, *values: object) -> list[Entry]:
@@ -369,19 +370,20 @@ def _entries(sql: sqlite3.Connection, where: str, *values: object) -> list[Entry
 
 
 def _entry(serial: int, job: int, array: str, nodelist: str, state: str, ended: float, *numbers: Any) -> Entry:
-    vni, ipv4, bits, ipv6, mode, endpoints, mtu, join, egress, docker = numbers
-    networks = IPv4Network((ipv4, 32 - bits)), IPv6Network(ipv6)
-    lease = Lease(serial, mode, vni, *networks, endpoints, mtu, join, egress, bool(docker))
+    vni, ipv4, bits, ipv6, mode, endpoints, mtu, join, egress, docker, pkey, ipoib, shared = numbers
+    lease = Lease(
+        serial, mode, vni or 0, IPv4Network((ipv4, 32 - bits)), IPv6Network(ipv6), endpoints, mtu,
+        join, egress, bool(docker), pkey, ipoib, bool(shared),
+    )  # fmt: skip
     return Entry(job, array, nodelist, state, ended, lease)
 
 
 def _insert(sql: sqlite3.Connection, entry: Entry) -> None:
     lease = entry.lease
-    vni, ipv4, bits, ipv6 = leases.held(lease)
     values = (
         *(lease.serial, entry.job, entry.array, entry.nodelist, entry.state, entry.ended),
-        *(vni, ipv4, bits, ipv6),
-        *(lease.mode, lease.endpoints, lease.mtu, lease.join, lease.egress, lease.docker),
+        *(lease.vni or None, *leases.held(lease)[1:4], lease.mode, lease.endpoints, lease.mtu),
+        *(lease.join, lease.egress, lease.docker, lease.pkey, lease.ipoib, lease.shared),
     )
     sql.execute(f"INSERT INTO lease ({_COLUMNS}) VALUES ({','.join('?' * len(values))})", values)
 

@@ -15,9 +15,9 @@ from hpcnet import fabric, jobfiles, journal, names, nodelist, record
 from hpcnet.config import Site
 from hpcnet.errors import NodeError, SiteError
 from hpcnet.journal import Entry
+from hpcnet.kernel import child, infiniband, interior, links, netns, rtnl, segment
 from hpcnet.kernel import filter as packet_filter
-from hpcnet.kernel import links, netns, rtnl, segment
-from hpcnet.model import Lease, Plan
+from hpcnet.model import NONE, Lease, Plan
 from hpcnet.plan import plan
 from hpcnet.record import Record
 from hpcnet.slurm.environment import Job
@@ -46,6 +46,8 @@ def intent(job: Job, site: Site) -> Entry:
         raise SiteError(f"two of the nodes {job.nodelist} have one address on the fabric; correct [fabric] peers")
     with rtnl.Rtnl() as host:
         uplink = links.uplink(host, site.fabric.uplink, job.node, underlays[job.node])
+    on_infiniband = uplink.hardware == infiniband.ARPHRD_INFINIBAND
+    ipoib, pkey = infiniband.ipoib_facts(uplink.name) if on_infiniband else ("", "")
     return Entry(
         cluster=job.cluster,
         job_id=job.id,
@@ -59,6 +61,8 @@ def intent(job: Job, site: Site) -> Entry:
         uplink_mtu=uplink.mtu,
         vni=found.lease.vni,
         underlays={node: str(address) for node, address in underlays.items()},
+        uplink_ipoib=ipoib,
+        uplink_pkey=pkey,
     )
 
 
@@ -75,6 +79,8 @@ def plan_of(entry: Entry, site: Site) -> Plan:
         uid=entry.uid,
         uplink=entry.uplink,
         uplink_mtu=entry.uplink_mtu,
+        uplink_ipoib=entry.uplink_ipoib,
+        uplink_pkey=entry.uplink_pkey,
         asked_mtu=None if site.fabric.mtu else found.request.mtu,
     )
 
@@ -103,24 +109,41 @@ def build(job: Job, site: Site) -> None:
 def _build(job: Job, site: Site) -> None:
     entry = intent(job, site)
     wanted = plan_of(entry, site)
+    if wanted.direct:
+        _require_allowed(wanted.lease, site)
+        child.require(wanted)
     _make_room(entry)
     journal.begin(entry)
-    for name, step in STEPS:
+    for name, step in STEPS[wanted.lease.mode]:
         step(wanted, site)
         journal.done(job.id, name)
+
+
+def _require_allowed(lease: Lease, site: Site) -> None:
+    """The controller leased by its hpcnet.toml; this is the node's. Raises SiteError."""
+    if lease.shared and not site.direct.allow_shared:
+        raise SiteError(
+            "its network of mode=direct would be shared with other jobs, which this site does not allow; "
+            "ask for mode=vxlan, or have the site set [direct] allow_shared = true"
+        )
+    key, pkeys = "[offer] pkeys", site.offer.pkeys
+    if not lease.shared:
+        key, pkeys = "[direct] pkey_pool", site.direct.pkey_pool
+    if (lease.pkey != NONE or not lease.shared) and lease.pkey not in pkeys:
+        raise SiteError(f"pkey {lease.pkey} of its lease is not in {key} of this node's hpcnet.toml")
 
 
 def _make_room(entry: Entry) -> None:
     """What stands under the job's name is adopted when it is of this lease, removed when of another, and
     left alone, with an error, when it is not ours."""
-    strangers = segment.strangers(entry.job_id)
+    strangers = interior.strangers(entry.job_id)
     if strangers:
         raise NodeError(
             f"namespace {names.netns(entry.job_id)} on {entry.node} holds {', '.join(strangers)}, "
             "which hpcnet did not make; remove or rename that namespace"
         )
     _, lease = _lease(entry)
-    alias = segment.alias(entry.job_id)
+    alias = interior.alias(entry.job_id)
     if alias not in (None, names.alias(entry.cluster, entry.job_id, lease.serial)):
         _remove(entry.job_id)
     older = journal.read(entry.job_id)
@@ -146,21 +169,37 @@ def _connect(wanted: Plan, site: Site) -> None:
     segment.connect(wanted)
 
 
+def _child(wanted: Plan, site: Site) -> None:
+    child.make_device(wanted)
+
+
+def _connect_child(wanted: Plan, site: Site) -> None:
+    child.connect(wanted)
+
+
 def _publish(wanted: Plan, site: Site) -> None:
     own = Path("/etc/hosts").read_text(encoding="utf-8", errors="replace")
     journal.publish(wanted.job_id, jobfiles.hosts(wanted, own), jobfiles.network(wanted))
 
 
-STEPS: tuple[tuple[str, Step], ...] = (
-    ("namespace", _namespace),
-    ("devices", _devices),
-    ("filter", _filter),
-    ("connect", _connect),
-    ("publish", _publish),
-)
-"""What building does, in this order; removing undoes all of it whatever of it was done.
+STEPS: dict[str, tuple[tuple[str, Step], ...]] = {
+    "vxlan": (
+        ("namespace", _namespace),
+        ("devices", _devices),
+        ("filter", _filter),
+        ("connect", _connect),
+        ("publish", _publish),
+    ),
+    "direct": (
+        ("namespace", _namespace),
+        ("devices", _child),
+        ("connect", _connect_child),
+        ("publish", _publish),
+    ),
+}
+"""What building does in each mode, in this order; removing undoes all of it whatever of it was done.
 
-The devices come before the filter's elements, because only the kernel can tell that a VNI is another job's
+The VXLAN devices come before the filter's elements, because only the kernel can tell that a VNI is another job's
 already, and go up after them.
 """
 
@@ -177,13 +216,13 @@ def remove(job_id: int) -> list[str]:
 def _remove(job_id: int) -> list[str]:
     journal.withdraw(job_id)
     entry = journal.read(job_id)
-    foreign = segment.foreign(job_id)
+    foreign = interior.foreign(job_id)
     if foreign and entry is None:
         journal.erase(job_id)
         return [f"namespace {names.netns(job_id)} holds {', '.join(foreign)}, which hpcnet did not make; it stays"]
     complaints = []
     vni = _held_vni(job_id, entry)
-    segment.remove_devices(job_id)
+    interior.remove_devices(job_id)
     netns.delete(job_id)
     try:
         if vni is not None:
@@ -198,7 +237,7 @@ def _held_vni(job_id: int, entry: Entry | None) -> int | None:
     """The VNI that is this job's here. A VNI that a Prolog could not get is another job's, as are its elements."""
     vni = segment.find_vni(job_id)
     if vni is None and entry and "devices" in journal.steps(job_id):
-        return entry.vni
+        return entry.vni or None  # mode=direct has none
     return vni
 
 
@@ -215,7 +254,7 @@ def load_filter(site: Site) -> None:
     packet_filter.load(site.fabric.uplink, site.pool.vni)
     for job_id in journal.jobs():
         entry = journal.read(job_id)
-        if entry and entry.boot_id == boot_id():
+        if entry and entry.vni and entry.boot_id == boot_id():
             packet_filter.admit(site.fabric.uplink, site.pool.vni, entry.vni, entry.vteps)
 
 

@@ -11,6 +11,9 @@ IPOIB_MODES = ("datagram", "connected")
 JOINS = ("tasks", "none")
 EGRESSES = ("host", "none")
 
+NONE = "none"
+"""Of a lease's pkey and ipoib: the lease does not say."""
+
 VXLAN_OVERHEAD = 50
 """Bytes that VXLAN over IPv4 adds: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348)."""
 
@@ -42,6 +45,7 @@ class Lease:
     """Never given twice in a cluster; with cluster and job id the identity of the network."""
     mode: str
     vni: int
+    """0 for mode=direct."""
     ipv4: IPv4Network
     ipv6: IPv6Network
     """Always a /64."""
@@ -52,6 +56,12 @@ class Lease:
     join: str = "tasks"
     egress: str = "none"
     docker: bool = False
+    pkey: str = NONE
+    """``0x8001``-like; none: the uplink's own, or no InfiniBand."""
+    ipoib: str = NONE
+    """datagram or connected; none: as the uplink, or no InfiniBand."""
+    shared: bool = False
+    """Whether other jobs can reach this network: mode=direct, but for a pkey that is this job's alone."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,15 @@ class Plan:
     """This node's endpoints; the first is the tasks'."""
     peers: tuple[Endpoint, ...]
     """All endpoints of all other nodes, in the order of rank, then slot."""
+    ipoib: str = ""
+    """mode=direct on InfiniBand: datagram or connected; empty: the job's interface is an Ethernet one."""
+    pkey: str = ""
+    """Of the IPoIB interface: the lease's or else the uplink's."""
+
+    @property
+    def direct(self) -> bool:
+        """Whether the tasks' interface is a child of the uplink itself."""
+        return self.lease.mode == "direct"
 
     @property
     def tasks(self) -> Endpoint:

@@ -12,10 +12,14 @@ from ipaddress import IPv4Address, IPv6Address
 
 from hpcnet import lease as leases
 from hpcnet.errors import NodeError, SiteError, UserError
-from hpcnet.model import VXLAN_OVERHEAD, Endpoint, Lease, Plan
+from hpcnet.model import NONE, VXLAN_OVERHEAD, Endpoint, Lease, Plan
+from hpcnet.request import DATAGRAM_MTU_MAX, MTU_MAX
 
 MTU_MINIMUM = 1280
 """Smallest MTU that carries IPv6 (RFC 8200)."""
+
+DATAGRAM_MTU = 2044
+"""Of an IPoIB child in datagram mode when nothing better is known: InfiniBand's default MTU less 4 (RFC 4391)."""
 
 _LINK_LOCAL = int(IPv6Address("fe80::"))
 
@@ -56,21 +60,24 @@ def plan(
     uid: int,
     uplink: str,
     uplink_mtu: int,
+    uplink_ipoib: str = "",
+    uplink_pkey: str = "",
     asked_mtu: int | None = None,
 ) -> Plan:
     """What ``node`` builds for a job over ``nodes`` (Slurm's order, which gives the ranks).
 
     ``underlays`` holds every node's address on the fabric, ``uplink_mtu`` (bytes) what this node's fabric
-    interface carries; ``asked_mtu`` is the user's own, so that a too large one is blamed on the user.
+    interface carries; ``uplink_ipoib`` (datagram or connected) and ``uplink_pkey`` are empty when that is no
+    IPoIB interface. ``asked_mtu`` is the user's own, so that a too large one is blamed on the user.
     Raises SiteError, NodeError or UserError.
     """
-    if lease.mode != "vxlan":
-        raise SiteError(f"lease {lease.serial} has mode={lease.mode}; this version builds vxlan only")
     if node not in nodes:
         raise SiteError(f"node {node} is not among the job's nodes")
     size = len(nodes)
     everyone = [endpoints_of(lease, name, rank, size, underlays[name]) for rank, name in enumerate(nodes)]
     rank = list(nodes).index(node)
+    ipoib, pkey = _child(lease, node, uplink, uplink_ipoib, uplink_pkey)
+    largest = _largest_mtu(lease, ipoib, uplink_ipoib, uplink_mtu)
     return Plan(
         cluster=cluster,
         job_id=job_id,
@@ -80,17 +87,45 @@ def plan(
         nodes=tuple(nodes),
         lease=lease,
         uplink=uplink,
-        mtu=_mtu(lease, node, uplink, uplink_mtu, asked_mtu),
+        mtu=_mtu(lease, node, uplink, uplink_mtu, largest, asked_mtu),
         own=everyone[rank],
         peers=tuple(endpoint for other, theirs in enumerate(everyone) if other != rank for endpoint in theirs),
+        ipoib=ipoib,
+        pkey=pkey,
     )
 
 
-def _mtu(lease: Lease, node: str, uplink: str, uplink_mtu: int, asked: int | None) -> int:
-    largest = uplink_mtu - VXLAN_OVERHEAD
+def _child(lease: Lease, node: str, uplink: str, uplink_ipoib: str, uplink_pkey: str) -> tuple[str, str]:
+    """IPoIB mode and pkey of a direct child; both empty when it is an Ethernet one, and for a VXLAN."""
+    if lease.mode != "direct":
+        return "", ""
+    if uplink_ipoib:
+        return (
+            uplink_ipoib if lease.ipoib == NONE else lease.ipoib,
+            uplink_pkey if lease.pkey == NONE else lease.pkey,
+        )
+    for key, value in (("pkey", lease.pkey), ("ipoib", lease.ipoib)):
+        if value != NONE:
+            raise SiteError(f"{key}={value} needs InfiniBand, but uplink {uplink} on {node} is Ethernet")
+    return "", ""
+
+
+def _largest_mtu(lease: Lease, ipoib: str, uplink_ipoib: str, uplink_mtu: int) -> int:
+    if lease.mode == "vxlan":
+        return uplink_mtu - VXLAN_OVERHEAD
+    if ipoib == uplink_ipoib:  # also of Ethernet, where both are empty
+        return uplink_mtu
+    if ipoib == "connected":
+        return MTU_MAX
+    # The MTU of a connected uplink does not tell the port's. The kernel says it when it is set.
+    return DATAGRAM_MTU_MAX if lease.mtu else DATAGRAM_MTU
+
+
+def _mtu(lease: Lease, node: str, uplink: str, uplink_mtu: int, largest: int, asked: int | None) -> int:
+    overhead = VXLAN_OVERHEAD if lease.mode == "vxlan" else 0
     if largest < MTU_MINIMUM:
         raise NodeError(
-            f"uplink {uplink} on {node} has MTU {uplink_mtu}; a job's network needs {MTU_MINIMUM + VXLAN_OVERHEAD}"
+            f"uplink {uplink} on {node} has MTU {uplink_mtu}; a job's network needs {MTU_MINIMUM + overhead}"
         )
     wanted = lease.mtu or largest
     if wanted <= largest:
@@ -99,5 +134,5 @@ def _mtu(lease: Lease, node: str, uplink: str, uplink_mtu: int, asked: int | Non
         raise UserError(f"mtu={wanted} is too large: uplink {uplink} on {node} allows {largest}; leave mtu out")
     raise NodeError(
         f"uplink {uplink} on {node} has MTU {uplink_mtu}, but the site's hpcnet.toml promises "
-        f"{lease.mtu + VXLAN_OVERHEAD}; raise the interface's MTU or correct [fabric] mtu"
+        f"{lease.mtu + overhead}; raise the interface's MTU or correct [fabric] mtu"
     )

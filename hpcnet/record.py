@@ -18,7 +18,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from hpcnet import names, request
 from hpcnet.errors import SiteError, UserError
-from hpcnet.model import EGRESSES, JOINS, MODES, Lease, Request
+from hpcnet.model import EGRESSES, IPOIB_MODES, JOINS, MODES, NONE, Lease, Request
 
 VERSION = 1
 """Of the lease's form; a node refuses a lease of a version that it does not know."""
@@ -26,7 +26,7 @@ VERSION = 1
 LIMIT = 1024
 """Characters that Slurm keeps of comment and extra."""
 
-_KEYS = frozenset("v serial mode vni ipv4 ipv6 endpoints mtu join egress docker".split())
+_KEYS = frozenset("v serial mode vni ipv4 ipv6 endpoints mtu join egress docker pkey ipoib shared".split())
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,10 @@ def _lease_text(lease: Lease) -> str:
         "mtu": lease.mtu,
         "join": lease.join,
         "egress": lease.egress,
-        "docker": "yes" if lease.docker else "no",
+        "docker": _yes_or_no(lease.docker),
+        "pkey": lease.pkey,
+        "ipoib": lease.ipoib,
+        "shared": _yes_or_no(lease.shared),
     }
     return ",".join(f"{key}={value}" for key, value in values.items())
 
@@ -140,7 +143,14 @@ def _lease(text: str) -> Lease:
         join=_choice(values["join"], JOINS),
         egress=_choice(values["egress"], EGRESSES),
         docker=_choice(values["docker"], ("yes", "no")) == "yes",
+        pkey=_pkey(values["pkey"]),
+        ipoib=_choice(values["ipoib"], (*IPOIB_MODES, NONE)),
+        shared=_choice(values["shared"], ("yes", "no")) == "yes",
     )
+
+
+def _yes_or_no(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def _number(text: str, low: int, high: int) -> int:
@@ -164,6 +174,12 @@ def _endpoints(text: str) -> int:
 
 def _mtu(text: str) -> int:
     return 0 if text == "0" else _number(text, request.MTU_MIN, 65535)
+
+
+def _pkey(text: str) -> str:
+    if text != NONE and (not re.fullmatch("0x[89a-f][0-9a-f]{3}", text) or text == "0x8000"):
+        raise ValueError(f"{text!r} is not a full-member pkey such as 0x8001")
+    return text
 
 
 def _slash64(text: str) -> IPv6Network:

@@ -2,7 +2,7 @@
 """The grammar of ``--network=ib[,key=value]...`` (DESIGN: what users type).
 
     asked = parse("ib,mtu=9000,docker=yes")     # Request(mtu=9000, docker=True); None: not our option
-    check(asked, site.offer, site.defaults.mode)    # raises UserError: this site does not offer it
+    check(asked, site.offer, site.direct, site.defaults.mode)    # raises UserError: this site does not offer it
     text(asked)                                 # "mtu=9000,docker=yes"; parse("ib," + that) is the same again
 
 job_submit.lua holds the same grammar and the same messages, word for word; tests/grammar binds the two.
@@ -25,6 +25,9 @@ MTU_MIN = 1280
 
 MTU_MAX = 65520
 """The largest of IPoIB in connected mode."""
+
+DATAGRAM_MTU_MAX = 4092
+"""The largest of IPoIB in datagram mode: the largest InfiniBand MTU, 4096, less 4 (RFC 4391)."""
 
 ENDPOINTS_MAX = 1024
 
@@ -81,7 +84,25 @@ def text(request: Request) -> str:
     return ",".join(f"{key}={_word(value)}" for key, value in said if value is not None)
 
 
-def check(request: Request, offer: Offer, default_mode: str = "vxlan", uplink_mtu: int | None = None) -> None:
+class Direct(Protocol):
+    """What mode=direct may use; ``config.Direct`` is one."""
+
+    @property
+    def allow_shared(self) -> bool:
+        """Whether several jobs may be on one partition."""
+
+    @property
+    def pkey_pool(self) -> tuple[str, ...]:
+        """Partition keys for one job each."""
+
+
+def check(
+    request: Request,
+    offer: Offer,
+    direct: Direct,
+    default_mode: str = "vxlan",
+    uplink_mtu: int | None = None,
+) -> None:
     """Raises UserError when the request contradicts itself or asks for more than the site offers.
 
     ``default_mode`` is the site's mode when the request names none; ``uplink_mtu`` the fabric's, if known.
@@ -89,12 +110,16 @@ def check(request: Request, offer: Offer, default_mode: str = "vxlan", uplink_mt
     if request.mode is not None and request.mode not in offer.modes:
         raise _not_offered("mode", request.mode, offer.modes)
     mode = request.mode or default_mode
-    _check_mtu(request.mtu, mode, uplink_mtu)
     for key, value in (("pkey", request.pkey), ("ipoib", request.ipoib)):
         if value is not None and mode != "direct":
             raise _error(f"{key}={value} needs mode=direct; here it would be mode={mode}")
-    if request.pkey is not None and (not offer.pkeys or request.pkey not in ("auto", *offer.pkeys)):
-        raise _not_offered("pkey", request.pkey, offer.pkeys)
+    pkeys = (*(offer.pkeys if direct.allow_shared else ()), *(("auto",) if direct.pkey_pool else ()))
+    if request.pkey is not None and request.pkey not in pkeys:
+        raise _not_offered("pkey", request.pkey, pkeys)
+    largest = mtu_limit(mode, request.ipoib, uplink_mtu)
+    if request.mtu is not None and request.mtu > largest:
+        what = f"ipoib={request.ipoib}" if request.ipoib else f"mode={mode}"
+        raise _error(f"mtu={request.mtu} is too large for {what} here; at most {largest}")
     if request.endpoints is not None and request.endpoints > offer.max_endpoints:
         rounded = f"endpoints={request.endpoints} (a power of two)"
         raise _error(f"{rounded} is more than is offered here; at most {offer.max_endpoints}")
@@ -104,10 +129,17 @@ def check(request: Request, offer: Offer, default_mode: str = "vxlan", uplink_mt
         raise _not_offered("docker", "yes", ("no",))
 
 
-def _check_mtu(mtu: int | None, mode: str, uplink_mtu: int | None) -> None:
-    largest = min(uplink_mtu or MTU_MAX, MTU_MAX) - (VXLAN_OVERHEAD if mode == "vxlan" else 0)
-    if mtu is not None and mtu > largest:
-        raise _error(f"mtu={mtu} is too large for mode={mode} here; at most {largest}")
+def mtu_limit(mode: str, ipoib: str | None, uplink_mtu: int | None) -> int:
+    """The largest MTU of a job's interface in bytes; ``uplink_mtu`` is the fabric's, if known.
+
+    An IPoIB child may be connected on an uplink that is not, and the other way round.
+    """
+    if ipoib == "connected":
+        return MTU_MAX
+    largest = min(uplink_mtu or MTU_MAX, MTU_MAX)
+    if ipoib == "datagram":
+        return min(largest, DATAGRAM_MTU_MAX)
+    return largest - (VXLAN_OVERHEAD if mode == "vxlan" else 0)
 
 
 def _pair(part: str) -> tuple[str, Any]:

@@ -17,11 +17,11 @@
 -- network if the policy lets it; if not, it runs without one. --network=none declines it.
 
 local M = { config_file = "/etc/hpcnet/hpcnet.toml" }
-M.built = { modes = { "vxlan" }, egress = { "none" }, docker = false } -- what this version can build (config.py)
+M.built = { modes = { "vxlan", "direct" }, egress = { "none" }, docker = false } -- what this version can build (config.py)
 
 local WORD, TOKEN = "ib", "hpcnet:"
 local FIELD_LIMIT, ROOM = 1024, 512 -- of comment and extra; of it, kept for the final token
-local MTU_MIN, MTU_MAX, VXLAN_OVERHEAD, ENDPOINTS_MAX = 1280, 65520, 50, 1024
+local MTU_MIN, MTU_MAX, DATAGRAM_MTU_MAX, VXLAN_OVERHEAD, ENDPOINTS_MAX = 1280, 65520, 4092, 50, 1024
 local MODES, IPOIB_MODES = { "vxlan", "direct" }, { "datagram", "connected" }
 local JOINS, EGRESSES = { "tasks", "none" }, { "host", "none" }
 
@@ -151,21 +151,35 @@ local function not_offered(key, value, offered)
    refuse(("%s=%s is not offered here; offered: %s"):format(key, value, list))
 end
 
+local function mtu_limit(mode, ipoib, uplink_mtu)
+   if ipoib == "connected" then return MTU_MAX end
+   local largest = math.min(uplink_mtu or MTU_MAX, MTU_MAX)
+   if ipoib == "datagram" then return math.min(largest, DATAGRAM_MTU_MAX) end
+   return largest - (mode == "vxlan" and VXLAN_OVERHEAD or 0)
+end
+
+local function check_pkey(pkey, offer, direct)
+   local pkeys = {}
+   if direct.allow_shared then
+      for _, key in ipairs(offer.pkeys) do pkeys[#pkeys + 1] = key end
+   end
+   if #direct.pkey_pool > 0 then pkeys[#pkeys + 1] = "auto" end
+   if not has(pkeys, pkey) then not_offered("pkey", pkey, pkeys) end
+end
+
 local function check(request, site)
    local offer, mode = site.offer, request.mode or site.defaults.mode
    if request.mode and not has(offer.modes, request.mode) then not_offered("mode", request.mode, offer.modes) end
-   local largest = math.min(site.fabric.mtu or MTU_MAX, MTU_MAX) - (mode == "vxlan" and VXLAN_OVERHEAD or 0)
-   if request.mtu and request.mtu > largest then
-      refuse(("mtu=%d is too large for mode=%s here; at most %d"):format(request.mtu, mode, largest))
-   end
    for _, key in ipairs({ "pkey", "ipoib" }) do
       if request[key] and mode ~= "direct" then
          refuse(("%s=%s needs mode=direct; here it would be mode=%s"):format(key, request[key], mode))
       end
    end
-   local pkey = request.pkey
-   if pkey and not (has(offer.pkeys, pkey) or pkey == "auto" and #offer.pkeys > 0) then
-      not_offered("pkey", pkey, offer.pkeys)
+   if request.pkey then check_pkey(request.pkey, offer, site.direct) end
+   local largest = mtu_limit(mode, request.ipoib, site.fabric.mtu)
+   if request.mtu and request.mtu > largest then
+      local what = request.ipoib and "ipoib=" .. request.ipoib or "mode=" .. mode
+      refuse(("mtu=%d is too large for %s here; at most %d"):format(request.mtu, what, largest))
    end
    if request.endpoints and request.endpoints > offer.max_endpoints then
       local message = "endpoints=%d (a power of two) is more than is offered here; at most %d"
@@ -201,12 +215,14 @@ local function a_list(check_entry)
 end
 
 local NAMES = a_list(a_text("[%w_.@-]+"))
+local PKEYS = a_list(a_text("0x[89a-f][0-9a-f][0-9a-f][0-9a-f]"))
 local SITE = { -- section -> key -> { its check, its default }; any: not ours to judge
    fabric = {
       uplink = { any }, mtu = { a_number(1330, 65535) }, peers = { any }, peers_file = { any },
       peers_name = { any }, peers_base = { any },
    },
    pool = { vni = { any }, ipv4 = { any }, ipv6 = { any }, store = { any }, cooldown = { any }, wait = { any } },
+   direct = { allow_shared = { a_boolean, false }, pkey_pool = { PKEYS, {} }, ipv4 = { any }, ipv6 = { any } },
    defaults = {
       mode = { a_choice(MODES), "vxlan" },
       endpoints = { a_number(1, ENDPOINTS_MAX), 8 },
@@ -219,7 +235,7 @@ local SITE = { -- section -> key -> { its check, its default }; any: not ours to
       egress = { a_list(function(value) return has(M.built.egress, value) end), { "none" } },
       docker = { function(value) return value == false or value == M.built.docker end, false },
       max_endpoints = { a_number(1, ENDPOINTS_MAX), 64 },
-      pkeys = { a_list(a_text("0x[89a-f][0-9a-f][0-9a-f][0-9a-f]")), {} },
+      pkeys = { PKEYS, {} },
    },
    submit = {
       record = { a_choice({ "auto", "extra", "comment" }), "auto" },
@@ -289,10 +305,16 @@ local function toml(text)
 end
 
 local function check_together(site)
-   local offer, defaults = site.offer, site.defaults
+   local offer, defaults, direct = site.offer, site.defaults, site.direct
    local function bad(what) site_error(M.config_file .. ": " .. what) end
    if not has(offer.modes, defaults.mode) then bad("[defaults] mode is not among [offer] modes") end
    if not has(offer.egress, defaults.egress) then bad("[defaults] egress is not among [offer] egress") end
+   if has(offer.modes, "direct") and not direct.allow_shared and #direct.pkey_pool == 0 then
+      bad("[offer] modes has direct, but [direct] neither allow_shared nor pkey_pool")
+   end
+   for _, pkey in ipairs(offer.pkeys) do
+      if has(direct.pkey_pool, pkey) then bad(pkey .. " is in [offer] pkeys and in [direct] pkey_pool") end
+   end
    if defaults.docker and not offer.docker then bad("[defaults] docker = true, but [offer] docker = false") end
    if defaults.endpoints > offer.max_endpoints then bad("[defaults] endpoints is above [offer] max_endpoints") end
 end

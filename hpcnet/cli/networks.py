@@ -12,6 +12,8 @@ from typing import Any
 from hpcnet import config, fabric, journal, names, nodelist, record
 from hpcnet.cli.table import print_json, print_table
 from hpcnet.errors import HpcnetError, SiteError
+from hpcnet.lease import separation
+from hpcnet.model import Lease
 from hpcnet.plan import endpoints_of
 from hpcnet.record import Record
 from hpcnet.request import text as request_text
@@ -73,7 +75,7 @@ def _row(network: Network) -> tuple[object, ...]:
         why = f"refused: {network.record.reason}" if network.record.reason else "-"
         return job.array or job.id, job.user, state, "-", "-", "-", "-", why
     mtu = lease.mtu or "largest"
-    return job.array or job.id, job.user, state, lease.mode, lease.vni, lease.ipv4, mtu, job.nodelist or "-"
+    return job.array or job.id, job.user, state, lease.mode, lease.vni or "-", lease.ipv4, mtu, job.nodelist or "-"
 
 
 def run_show(arguments: argparse.Namespace) -> int:
@@ -134,7 +136,7 @@ def _print(document: dict[str, Any]) -> None:
     else:
         print(f"job       {document['job']}, not known to Slurm any more")
     if lease:
-        print(f"network   {lease['mode']}, VNI {lease['vni']}, {lease['ipv4']}, {lease['ipv6']}")
+        print(f"network   {lease['mode']}, {separation(Lease(**lease))}, {lease['ipv4']}, {lease['ipv6']}")
         print(f"mtu       {lease['mtu'] or 'the largest that each uplink allows'}")
         print(f"join      {lease['join']}, egress {lease['egress']}, docker {'yes' if lease['docker'] else 'no'}")
         print(f"serial    {lease['serial']}")

@@ -13,8 +13,9 @@ from hpcnet.cli.table import print_json, print_table
 from hpcnet.config import Site
 from hpcnet.errors import SiteError, UserError
 from hpcnet.kernel import observe
-from hpcnet.model import VXLAN_OVERHEAD, Endpoint, Lease
+from hpcnet.model import NONE, VXLAN_OVERHEAD, Endpoint, Lease
 from hpcnet.plan import endpoints_of, plan
+from hpcnet.request import DATAGRAM_MTU_MAX
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.node is not None and arguments.node not in nodes:
         raise UserError(f"node {arguments.node!r:.80} is not among {arguments.nodes:.80}")
     state, source = _state(site)
-    given = lease.allocate(state, lease.terms_of(asked, site), len(nodes), site.pool, 0)[1]
+    terms = lease.terms_of(asked, site)
+    given = lease.allocate(state, terms, len(nodes), lease.pool_of(terms, site), 0)[1]
     underlays = fabric.addresses(site.fabric, nodes)
     everyone = [endpoints_of(given, node, rank, len(nodes), underlays[node]) for rank, node in enumerate(nodes)]
     document: dict[str, Any] = {
@@ -74,15 +76,20 @@ def _node_document(rank: int, endpoints: tuple[Endpoint, ...]) -> dict[str, Any]
 
 
 def _builds(given: Lease, nodes: list[str], node: str, underlays: Any, site: Site) -> dict[str, Any]:
-    # Without [fabric] mtu only the node itself knows what its uplink carries.
-    uplink_mtu = site.fabric.mtu or (given.mtu or 1500) + VXLAN_OVERHEAD
+    # Without [fabric] mtu only the node itself knows what its uplink carries, and whether that is InfiniBand.
+    overhead = VXLAN_OVERHEAD if given.mode == "vxlan" else 0
+    uplink_mtu = site.fabric.mtu or (given.mtu or 1500) + overhead
+    ipoib = "connected" if uplink_mtu > DATAGRAM_MTU_MAX else "datagram"
+    if (given.pkey, given.ipoib) == (NONE, NONE):
+        ipoib = ""
     wanted = plan(
         given, nodes, node, underlays, cluster="CLUSTER", job_id=0, uid=0, uplink=site.fabric.uplink,
-        uplink_mtu=uplink_mtu,
+        uplink_mtu=uplink_mtu, uplink_ipoib=ipoib, uplink_pkey="0xffff",
     )  # fmt: skip
-    if not given.mtu:
-        mtu = f"(the MTU of {site.fabric.uplink} less {VXLAN_OVERHEAD})"
-        return {"lines": [line.replace("mtu 1500", f"mtu {mtu}") for line in _lines(wanted)]}
+    if wanted.mtu == uplink_mtu - overhead and not given.mtu:
+        less = f" less {overhead}" if overhead else ""
+        mtu = f"(the MTU of {site.fabric.uplink}{less})"
+        return {"lines": [line.replace(f"mtu {wanted.mtu}", f"mtu {mtu}") for line in _lines(wanted)]}
     return {"lines": _lines(wanted)}
 
 
@@ -94,7 +101,8 @@ def _lines(wanted: Any) -> list[str]:
 def _print(document: dict[str, Any], node: str | None) -> None:
     given, source = document["lease"], document["lease_source"]
     says = "the lease that the next job would get" if source == "next" else "an empty pool's first lease"
-    print(f"network   {given['mode']}, VNI {given['vni']}, {given['ipv4']}, {given['ipv6']} ({says})")
+    kind = f"{given['mode']}, {lease.separation(Lease(serial=0, **given))}"
+    print(f"network   {kind}, {given['ipv4']}, {given['ipv6']} ({says})")
     print(f"mtu       {given['mtu'] or 'the largest that each uplink allows'}")
     print(f"join      {given['join']}, egress {given['egress']}, docker {'yes' if given['docker'] else 'no'}\n")
     heads = ("NODE", "FABRIC", "IPV4", "IPV6", "MAC", "CONTAINERS")

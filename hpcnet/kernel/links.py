@@ -20,7 +20,7 @@ _IFLA_OPERSTATE = 16
 
 @dataclass(frozen=True)
 class Link:
-    """An interface as the kernel tells it; ``data`` holds the attributes of its kind."""
+    """An interface as the kernel tells it; ``data`` holds the attributes of its kind, ``hardware`` is ARPHRD_*."""
 
     index: int
     name: str
@@ -32,6 +32,7 @@ class Link:
     operstate: int
     address: bytes
     data: dict[int, bytes]
+    hardware: int
 
 
 def find(netlink: rtnl.Rtnl, name: str) -> Link | None:
@@ -52,7 +53,7 @@ def delete(netlink: rtnl.Rtnl, index: int) -> None:
 
 
 def _parse(body: bytes) -> Link:
-    index, flags = struct.unpack_from("=iI", body, 4)
+    hardware, index, flags = struct.unpack_from("=HiI", body, 2)
     found = rtnl.attributes(body, 16)
     info = rtnl.attributes(found.get(rtnl.IFLA_LINKINFO, b""))
     return Link(
@@ -66,6 +67,7 @@ def _parse(body: bytes) -> Link:
         operstate=found.get(_IFLA_OPERSTATE, b"\0")[0],
         address=found.get(rtnl.IFLA_ADDRESS, b""),
         data=rtnl.attributes(info.get(rtnl.IFLA_INFO_DATA, b"")),
+        hardware=hardware,
     )
 
 

@@ -18,24 +18,35 @@ from hpcnet.model import VXLAN_PORT, Plan
 def planned(plan: Plan) -> set[str]:
     """The lines that the kernel of this node should hold."""
     own, lease, alias = plan.tasks, plan.lease, names.alias(plan.cluster, plan.job_id, plan.lease.serial)
+    what = f"ipoib pkey {plan.pkey} {plan.ipoib}" if plan.ipoib else f"macvlan mac {own.mac}"
     lines = {
-        f"device {names.VXLAN_DEVICE} vxlan id {lease.vni} local {own.underlay} port {VXLAN_PORT} "
-        f"mtu {plan.mtu} up alias {alias}",
-        f"device {names.TASKS_DEVICE} macvlan mac {own.mac} mtu {plan.mtu} up alias {alias}",
+        f"device {names.TASKS_DEVICE} {what} mtu {plan.mtu} up alias {alias}",
         f"address {own.ipv4}/{lease.ipv4.prefixlen} on {names.TASKS_DEVICE}",
         f"address {own.ipv6}/64 on {names.TASKS_DEVICE}",
         f"address {own.link_local}/64 on {names.TASKS_DEVICE}",
     }
-    for peer in plan.peers:
-        lines.add(f"forwarding {peer.mac} to {peer.underlay}")
-        lines.add(f"neighbour {peer.ipv4} has {peer.mac}")
-        lines.add(f"neighbour {peer.ipv6} has {peer.mac}")
+    if not plan.ipoib:
+        for peer in plan.peers:
+            lines.add(f"neighbour {peer.ipv4} has {peer.mac}")
+            lines.add(f"neighbour {peer.ipv6} has {peer.mac}")
+    return lines if plan.direct else lines | _planned_segment(plan, alias)
+
+
+def _planned_segment(plan: Plan, alias: str) -> set[str]:
+    own, lease = plan.tasks, plan.lease
+    lines = {
+        f"device {names.VXLAN_DEVICE} vxlan id {lease.vni} local {own.underlay} port {VXLAN_PORT} "
+        f"mtu {plan.mtu} up alias {alias}",
+    }
+    lines |= {f"forwarding {peer.mac} to {peer.underlay}" for peer in plan.peers}
     return lines | {f"filter admits VNI {lease.vni} from {vtep}" for vtep in plan.vteps}
 
 
 def observed(job_id: int, vni: int) -> set[str]:
-    """The lines that it holds. What it learned by itself (dynamic entries) is not listed."""
-    lines = {f"filter admits VNI {vni} from {vtep}" for vtep in packet_filter.admitted(vni)}
+    """The lines that it holds; ``vni`` 0: the job has none. What it learned by itself (dynamic entries) is not
+    listed.
+    """
+    lines = {f"filter admits VNI {vni} from {vtep}" for vtep in packet_filter.admitted(vni)} if vni else set()
     if netns.exists(job_id):
         with netns.inside(job_id), IPRoute() as route:
             lines |= _namespace(route)
@@ -67,6 +78,9 @@ def _device(link: dict[str, object]) -> str:
     if kind == "vxlan":
         data = get(("linkinfo", "data"))  # type: ignore[call-overload]
         what = f"id {data.get('vxlan_id')} local {data.get('vxlan_local')} port {data.get('vxlan_port')}"
+    if kind == "ipoib":
+        data = get(("linkinfo", "data"))  # type: ignore[call-overload]
+        what = f"pkey 0x{data.get('pkey'):04x} {data.get('mode')}"
     state = "up" if int(str(link["flags"])) & rtnl.IFF_UP else "down"
     alias = f" alias {get('ifalias')}" if get("ifalias") else ""
     return f"device {get('ifname')} {kind} {what} mtu {get('mtu')} {state}{alias}"

@@ -27,7 +27,13 @@ class Case:
         return f"--network=ib: {self.refused}" if self.refused is not None else None
 
     def offer(self) -> dict[str, Any]:
-        return {key: value for key, value in self.site.items() if key not in ("default_mode", "uplink_mtu")}
+        """Its [offer] section."""
+        elsewhere = ("default_mode", "uplink_mtu", "allow_shared", "pkey_pool")
+        return {key: value for key, value in self.site.items() if key not in elsewhere}
+
+    def direct(self) -> dict[str, Any]:
+        """Its [direct] section."""
+        return {key: self.site[key] for key in ("allow_shared", "pkey_pool")}
 
 
 def cases() -> list[Case]:

@@ -54,7 +54,6 @@ CASES = {
         job_environment(lease_of(endpoints=32), "n[1-3]"),
         "10.128.0.0/26 is too small for 3 nodes",
     ),
-    "mode that no node builds": (job_environment(lease_of(mode="direct"), "n[1-2]"), "builds vxlan only"),
 }
 
 

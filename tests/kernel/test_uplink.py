@@ -156,11 +156,11 @@ def test_an_mtu_that_the_kernel_lowers_silently_is_read_back(alone: Fabric) -> N
     (host,) = alone.hosts
     script = (
         "from tests.kernel.hosts import plan_of, lease_of\n"
-        "from hpcnet.kernel import netns, segment\n"
+        "from hpcnet.kernel import interior, netns, segment\n"
         "netns.create(17)\n"
         "try: segment.make_devices(plan_of(lease_of(), 2))\n"
         "except Exception as error: print(type(error).__name__, error)\n"
-        "segment.remove_devices(17); netns.delete(17)\n"
+        "interior.remove_devices(17); netns.delete(17)\n"
     )
     host.run("ip", "link", "set", "ib0", "mtu", "4092")
     try:

@@ -18,7 +18,7 @@ from hpcnet.config import Site
 NUMBERED = '[fabric]\npeers = "number"\npeers_base = "10.2.0.0"\n[pool]\nstore = "/nonexistent/hpcnet.sqlite"\n'
 LEASE = (
     "hpcnet:lease:mtu=1450:v=1,serial=7,mode=vxlan,vni=6815744,ipv4=10.128.0.0/29,"
-    "ipv6=fd68:7063:6e65::/64,endpoints=0,mtu=1450,join=tasks,egress=none,docker=no"
+    "ipv6=fd68:7063:6e65::/64,endpoints=0,mtu=1450,join=tasks,egress=none,docker=no,pkey=none,ipoib=none,shared=no"
 )
 
 PLAN = """\
@@ -273,6 +273,9 @@ def test_plan_as_json(config: str, capsys: pytest.CaptureFixture[str]) -> None:
         "join": "tasks",
         "egress": "none",
         "docker": False,
+        "pkey": "none",
+        "ipoib": "none",
+        "shared": False,
     }
     assert document["lease_source"] == "first"
     assert [node["node"] for node in document["nodes"]] == ["n1", "n2"]
@@ -397,6 +400,9 @@ def test_list_as_json(slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
             "join": "tasks",
             "egress": "none",
             "docker": False,
+            "pkey": "none",
+            "ipoib": "none",
+            "shared": False,
         },
         "refused": None,
     }

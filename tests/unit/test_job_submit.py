@@ -50,7 +50,9 @@ def submit(version: str, tmp_path: Path) -> Submit:
 def case_scenario(case: Case, number: int, directory: Path) -> Scenario:
     fabric = {"mtu": case.site["uplink_mtu"]} if "uplink_mtu" in case.site else {}
     defaults = {"endpoints": 1, "mode": case.site.get("default_mode", "vxlan")}
-    file = toml(directory / f"{number}.toml", fabric=fabric, defaults=defaults, offer=case.offer())
+    file = toml(
+        directory / f"{number}.toml", fabric=fabric, defaults=defaults, offer=case.offer(), direct=case.direct()
+    )
     built = {"modes": ["vxlan", "direct"], "egress": ["none", "host"], "docker": True}
     return {"toml": str(file), "built": built, "desc": {"network": case.option}}
 

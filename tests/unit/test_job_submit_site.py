@@ -22,7 +22,7 @@ __all__ = ["version"]
 
 EXAMPLE = HARNESS.parents[2] / "etc" / "hpcnet.toml"
 JUDGED = ("defaults", "offer", "submit")
-"""Sections that a submit needs whole; of [fabric] it needs the mtu."""
+"""Sections that a submit needs whole; of [fabric] it needs the mtu, of [direct] two keys."""
 
 EVERY_KEY = """
 [fabric]
@@ -32,10 +32,14 @@ endpoints=+16
 join = 'none'
 docker = false
   [ offer ]  # spaces
-modes = ["vxlan",]
+modes = ["vxlan", "direct",]
 egress = [ 'none' , "none" ]
 max_endpoints = 1024
 pkeys = ["0x8001","0xffff"]
+[direct]
+allow_shared = true
+pkey_pool = ["0x9000"]
+ipv4 = "10.0.0.0/8"
 [submit]
 record = "comment"    # a "comment"
 licence = "a.b@c-d_e"
@@ -56,6 +60,7 @@ def read(version: str, text: str | bytes, directory: Path) -> Result:
 def as_lua(site: Site) -> dict[str, dict[str, Any]]:
     """What Lua should have of a site: lists for tuples, no key where the value is None."""
     sections = {name: asdict(getattr(site, name)) for name in JUDGED}
+    sections["direct"] = {key: getattr(site.direct, key) for key in ("allow_shared", "pkey_pool")}
     sections["fabric"] = {"mtu": site.fabric.mtu} if site.fabric.mtu is not None else {}
     return {
         name: {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
@@ -67,7 +72,8 @@ def judged(result: Result) -> dict[str, dict[str, Any]]:
     """The same of a result, whose empty lists come as empty tables."""
     assert result.site, result.raised
     mtu = {key: value for key, value in result.site["fabric"].items() if key == "mtu"}
-    sections = {"fabric": mtu, **{name: result.site[name] for name in JUDGED}}
+    direct = {key: result.site["direct"][key] for key in ("allow_shared", "pkey_pool")}
+    sections = {"fabric": mtu, "direct": direct, **{name: result.site[name] for name in JUDGED}}
     return {
         name: {key: [] if value == {} else value for key, value in values.items()}
         for name, values in sections.items()
@@ -117,7 +123,11 @@ BAD = {
     "boolean": "[offer]\nmax_endpoints = true",
     "number for boolean": "[defaults]\ndocker = 0",
     "pkey": "[offer]\npkeys = ['0x0001']",
-    "not built: mode": "[offer]\nmodes = ['vxlan', 'direct']",
+    "not a mode": "[offer]\nmodes = ['vxlan', 'bridge']",
+    "nothing separates": "[offer]\nmodes = ['vxlan', 'direct']",
+    "pkey for one and for several": "[offer]\npkeys = ['0x8001']\n[direct]\npkey_pool = ['0x8002', '0x8001']",
+    "pkey of the pool": "[direct]\npkey_pool = ['auto']",
+    "shared by a word": "[direct]\nallow_shared = 'yes'",
     "not built: docker": "[offer]\ndocker = true",
     "not built: egress": "[offer]\negress = ['host']",
     "default not offered": "[defaults]\negress = 'host'",

@@ -193,11 +193,6 @@ def test_a_node_that_is_not_of_the_job_is_refused() -> None:
         plan_on("x1", lease_for(2, 0), ["n0", "n1"])
 
 
-def test_a_mode_that_is_not_built_is_refused() -> None:
-    lease = Lease(7, "direct", 0, IPv4Network("10.128.0.0/29"), IPv6Network("fd00::/64"))
-    assert "mode=direct" in refusal(SiteError, lease, 1, 1500)
-
-
 @pytest.mark.parametrize(
     ("leased", "uplink_mtu", "built"),
     [

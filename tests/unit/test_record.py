@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hpcnet import record
 from hpcnet.errors import SiteError
-from hpcnet.model import EGRESSES, IPOIB_MODES, JOINS, MODES, Lease, Request
+from hpcnet.model import EGRESSES, IPOIB_MODES, JOINS, MODES, NONE, Lease, Request
 from hpcnet.record import Record
 
 JOB_SUBMIT = (Path(__file__).parents[2] / "spank_hooks/job_submit.lua").read_text(encoding="utf-8")
@@ -46,6 +46,9 @@ leases = st.builds(
     join=st.sampled_from(JOINS),
     egress=st.sampled_from(EGRESSES),
     docker=st.booleans(),
+    pkey=st.just(NONE) | st.integers(0x8001, 0xFFFF).map("0x{:04x}".format),
+    ipoib=st.sampled_from((NONE, *IPOIB_MODES)),
+    shared=st.booleans(),
 )
 reasons = st.lists(st.text("abcXYZ019=,:.-/'[]()", min_size=1, max_size=9), min_size=1, max_size=9).map(" ".join)
 records = (
@@ -65,7 +68,7 @@ LEASE = Lease(
 LEASED = Record("lease", Request(mtu=1450), LEASE)
 TOKEN = (
     "hpcnet:lease:mtu=1450:v=1,serial=7,mode=vxlan,vni=6815744,ipv4=10.128.0.0/29,"
-    "ipv6=fd68:7063:6e65::/64,endpoints=0,mtu=1450,join=tasks,egress=none,docker=no"
+    "ipv6=fd68:7063:6e65::/64,endpoints=0,mtu=1450,join=tasks,egress=none,docker=no,pkey=none,ipoib=none,shared=no"
 )
 
 
@@ -164,6 +167,11 @@ def test_a_token_of_no_known_form_is_refused_and_shown(word: str) -> None:
         ("docker=no", "docker=true"),
         ("docker=no", "docker=no,extra=1"),
         (",docker=no", ""),
+        ("pkey=none", "pkey=auto"),
+        ("pkey=none", "pkey=0x0001"),
+        ("pkey=none", "pkey=0x8000"),
+        ("ipoib=none", "ipoib=ud"),
+        ("shared=no", "shared=maybe"),
     ],
 )
 def test_a_forged_lease_is_refused(was: str, forged: str) -> None:
@@ -274,6 +282,9 @@ def test_the_longest_tokens_fit_the_room_that_job_submit_keeps() -> None:
         endpoints=1024,
         mtu=65535,
         docker=True,
+        pkey="0xffff",
+        ipoib="connected",
+        shared=True,
     )
     for stamped in (Record("lease", asked, widest), Record("refused", asked, reason="x" * 2000)):
         assert len(record.token(stamped)) <= int(lua[2])

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hpcnet import request
-from hpcnet.config import Offer
+from hpcnet.config import Direct, Offer
 from hpcnet.errors import UserError
 from hpcnet.model import EGRESSES, IPOIB_MODES, JOINS, MODES, Request
 from tests.grammar import Case, cases
@@ -23,7 +23,9 @@ def outcome(case: Case) -> tuple[str | None, str | None]:
         asked = request.parse(case.option)
         if asked is None:
             return None, None
-        request.check(asked, Offer(**offered), case.site.get("default_mode", "vxlan"), case.site.get("uplink_mtu"))
+        direct = Direct(case.site["allow_shared"], tuple(case.site["pkey_pool"]))
+        mode, mtu = case.site.get("default_mode", "vxlan"), case.site.get("uplink_mtu")
+        request.check(asked, Offer(**offered), direct, mode, mtu)
         return request.text(asked), None
     except UserError as error:
         return None, str(error)
@@ -107,7 +109,7 @@ def test_text_reads_back_as_the_same_request(asked: Request) -> None:
 @given(REQUESTS)
 def test_check_raises_only_refusals(asked: Request) -> None:
     try:
-        request.check(asked, Offer(), "vxlan", 1500)
+        request.check(asked, Offer(), Direct(), "vxlan", 1500)
     except UserError as error:
         assert str(error).startswith("--network=ib: ")
 

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the InfiniBand port under an IPoIB interface is and can, read from sysfs.
+
+Source: Linux Documentation/ABI/stable/sysfs-class-infiniband, drivers/infiniband/ulp/ipoib.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcnet.errors import NodeError, SiteError
+from hpcnet.model import IPOIB_MODES
+
+ARPHRD_INFINIBAND = 32
+
+SYSFS = Path("/sys")
+
+_FULL_MEMBER = 0x8000
+
+
+@dataclass(frozen=True)
+class Port:
+    """One port of one adapter."""
+
+    name: str
+    """Adapter and number, such as mlx5_0/1."""
+    state: str
+    """ACTIVE, INIT, DOWN ..."""
+    pkeys: frozenset[int]
+    """Its partition table, as the subnet manager filled it."""
+
+
+def ipoib_facts(uplink: str) -> tuple[str, str]:
+    """Mode (datagram or connected) and pkey of an IPoIB interface."""
+    directory = SYSFS / "class/net" / uplink
+    mode = _text(directory / "mode")  # absent where the driver has datagram only
+    return (mode if mode in IPOIB_MODES else "datagram"), _text(directory / "pkey").lower()
+
+
+def require(uplink: str, node: str, pkey: str) -> None:
+    """Raises NodeError or SiteError when the uplink's port cannot carry an IPoIB child of this pkey."""
+    directory = SYSFS / "class/net" / uplink
+    if (directory / "parent").exists():
+        raise NodeError(
+            f"uplink {uplink} on {node} is an IPoIB child itself and can have none; "
+            f"set [fabric] uplink to its parent {_text(directory / 'parent')}"
+        )
+    port = _port(directory)
+    if port is None:
+        raise NodeError(
+            f"no InfiniBand port of uplink {uplink} is found on {node}, neither under {directory}/device "
+            f"nor by its GUID under {SYSFS}/class/infiniband"
+        )
+    if port.state != "ACTIVE":
+        raise NodeError(
+            f"port {port.name} of uplink {uplink} on {node} is {port.state or 'in no known state'}, not ACTIVE; "
+            "check its cable and the subnet manager"
+        )
+    number = int(pkey, 16)
+    if number not in port.pkeys:
+        member = "a limited member of" if number & ~_FULL_MEMBER in port.pkeys else "not in"
+        raise SiteError(
+            f"port {port.name} of uplink {uplink} on {node} is {member} partition {pkey}; make it a full member "
+            "in the subnet manager's partitions, or take the pkey out of hpcnet.toml"
+        )
+
+
+def _port(interface: Path) -> Port | None:
+    directory = _port_directory(interface)
+    if directory is None:
+        return None
+    table = (_text(entry) for entry in (directory / "pkeys").iterdir())
+    state = _text(directory / "state").rpartition(":")[2].strip()  # "4: ACTIVE"
+    name = f"{directory.parents[1].name}/{directory.name}"
+    return Port(name, state, frozenset(int(key, 16) for key in table if key))
+
+
+def _port_directory(interface: Path) -> Path | None:
+    """By the interface's device; where the adapter has none that sysfs shows, by the port's GUID."""
+    number = int(_text(interface / "dev_port") or "0") + 1
+    for adapter in sorted(interface.glob("device/infiniband/*")):
+        if (adapter / f"ports/{number}").is_dir():
+            return adapter / f"ports/{number}"
+    guid = _text(interface / "address").replace(":", "")[-16:]
+    for gid in sorted(SYSFS.glob("class/infiniband/*/ports/*/gids/0")):
+        if guid and _text(gid).replace(":", "")[-16:] == guid:
+            return gid.parents[1]
+    return None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a job's namespace holds in either mode: settings, addresses, static neighbours; and their removal.
+
+Nothing here asks the network anything: no ARP, no neighbour discovery, no multicast. Each function converges:
+what is there already and is ours stays, what is missing is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hpcnet import names
+from hpcnet.errors import NodeError
+from hpcnet.kernel import links, netns, rtnl
+from hpcnet.kernel.links import Link
+from hpcnet.model import Plan
+
+_IFLA_MACVLAN_MODE, _MACVLAN_MODE_BRIDGE = 1, 4
+
+_BEFORE = (
+    # of every device to come: no address, no solicitation, no autoconfiguration of its own
+    ("net/ipv6/conf/default/addr_gen_mode", "1"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+    ("net/ipv6/conf/default/dad_transmits", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+    ("net/ipv6/conf/default/router_solicitations", "0"),
+    ("net/ipv6/conf/all/accept_ra", "0"),
+    # packets may come in by another device than their answers leave by: none here
+    ("net/ipv4/conf/default/rp_filter", "1"),
+    ("net/ipv4/conf/all/rp_filter", "1"),
+    # what programs of a job expect: ping without privileges, wide port range, long accept queues
+    ("net/ipv4/ping_group_range", "0 2147483647"),
+    ("net/ipv4/ip_local_port_range", "20000 60999"),
+    ("net/core/somaxconn", "4096"),
+)
+
+
+def prepare() -> None:
+    """The settings of the namespace that the thread is in, before there are devices in it."""
+    for key, value in _BEFORE:
+        sysctl(key, value)
+
+
+def sysctl(key: str, value: str) -> None:
+    """Of the thread's namespace. A key that this kernel does not have is no error: IPv6 may be off."""
+    with contextlib.suppress(FileNotFoundError):
+        Path("/proc/sys", key).write_text(value, encoding="ascii")
+
+
+def link_info(kind: str, data: bytes) -> bytes:
+    """IFLA_LINKINFO: what kind of interface, and the attributes of that kind."""
+    info = rtnl.attribute(rtnl.IFLA_INFO_KIND, kind.encode()) + rtnl.attribute(rtnl.IFLA_INFO_DATA, data)
+    return rtnl.attribute(rtnl.IFLA_LINKINFO, info)
+
+
+def new_macvlan(plan: Plan, lower: int, namespace: int | None = None) -> bytes:
+    """The tasks' interface as a macvlan child (bridge mode), straight in ``namespace`` or else the socket's."""
+    return rtnl.message(
+        rtnl.RTM_NEWLINK,
+        rtnl.CREATE | rtnl.EXCLUSIVE,
+        rtnl.link_header(),
+        rtnl.text(rtnl.IFLA_IFNAME, names.TASKS_DEVICE),
+        rtnl.attribute(rtnl.IFLA_ADDRESS, bytes.fromhex(plan.tasks.mac.replace(":", ""))),
+        rtnl.number(rtnl.IFLA_MTU, plan.mtu),
+        rtnl.number(rtnl.IFLA_LINK, lower),
+        rtnl.number(rtnl.IFLA_GROUP, names.DEVICE_GROUP),
+        b"" if namespace is None else rtnl.number(rtnl.IFLA_NET_NS_FD, namespace),
+        link_info("macvlan", rtnl.number(_IFLA_MACVLAN_MODE, _MACVLAN_MODE_BRIDGE)),
+    )
+
+
+def existing(job: rtnl.Rtnl, name: str) -> Link:
+    """The interface of this name, which must be there. Raises NodeError."""
+    link = links.find(job, name)
+    if link is None:
+        raise NodeError(f"the kernel made no {name}")
+    return link
+
+
+def with_mtu(link: Link, plan: Plan) -> Link:
+    """The interface, if its MTU is the planned one: the kernel lowers it silently when the uplink carries less."""
+    if link.mtu != plan.mtu:
+        raise NodeError(
+            f"{link.name} of job {plan.job_id} has MTU {link.mtu} on {plan.node}, not {plan.mtu}: "
+            f"uplink {plan.uplink} carries less than the job's lease says"
+        )
+    return link
+
+
+def set_alias(job: rtnl.Rtnl, plan: Plan, index: int) -> None:
+    """Name the lease on the interface; the kernel ignores an ifalias at creation."""
+    alias = names.alias(plan.cluster, plan.job_id, plan.lease.serial)
+    job.send(
+        rtnl.message(
+            rtnl.RTM_NEWLINK, 0, rtnl.link_header(index), rtnl.attribute(rtnl.IFLA_IFALIAS, alias.encode())
+        )
+    )
+
+
+def up(index: int) -> bytes:
+    """The message that brings an interface up."""
+    return rtnl.message(rtnl.RTM_NEWLINK, 0, rtnl.link_header(index, rtnl.IFF_UP, rtnl.IFF_UP))
+
+
+def addresses(plan: Plan, index: int) -> Iterator[bytes]:
+    """The messages that give the tasks' interface its addresses."""
+    own, lease = plan.tasks, plan.lease
+    for family, address, prefix, scope in (
+        (socket.AF_INET, own.ipv4.packed, lease.ipv4.prefixlen, 0),
+        (socket.AF_INET6, own.ipv6.packed, lease.ipv6.prefixlen, 0),
+        (socket.AF_INET6, own.link_local.packed, 64, 253),
+    ):
+        yield rtnl.message(
+            rtnl.RTM_NEWADDR,
+            rtnl.CREATE | rtnl.REPLACE,
+            rtnl.address_header(family, prefix, index, scope),
+            rtnl.attribute(rtnl.IFA_LOCAL, address),
+            rtnl.attribute(rtnl.IFA_ADDRESS, address),
+            rtnl.number(rtnl.IFA_FLAGS, rtnl.IFA_F_PERMANENT | rtnl.IFA_F_NODAD),
+        )
+
+
+def neighbours(plan: Plan, index: int) -> Iterator[bytes]:
+    """The messages that give every peer endpoint's addresses their MAC."""
+    head4 = rtnl.neighbour_header(socket.AF_INET, index, rtnl.NUD_PERMANENT)
+    head6 = rtnl.neighbour_header(socket.AF_INET6, index, rtnl.NUD_PERMANENT)
+    for peer in plan.peers:
+        yield entry(head4, peer.ipv4.packed, peer.mac)
+        yield entry(head6, peer.ipv6.packed, peer.mac)
+
+
+def entry(head: bytes, destination: bytes, mac: str) -> bytes:
+    """One neighbour or forwarding entry."""
+    return rtnl.message(
+        rtnl.RTM_NEWNEIGH,
+        rtnl.CREATE | rtnl.REPLACE,
+        head,
+        rtnl.attribute(rtnl.NDA_DST, destination),
+        rtnl.attribute(rtnl.NDA_LLADDR, bytes.fromhex(mac.replace(":", ""))),
+    )
+
+
+def remove_devices(job_id: int) -> None:
+    """Delete every device of the job and see that it is gone; no namespace is fine. Raises NodeError.
+
+    The VXLAN device goes first: its children in containers' namespaces go with it. An IPoIB child whose
+    namespace died comes back to the host's, so that is looked through too.
+    """
+    if netns.exists(job_id):
+        with netns.inside(job_id), rtnl.Rtnl() as job:
+            _delete(job, job_id, lambda link: link.group == names.DEVICE_GROUP)
+    with rtnl.Rtnl() as host:
+        _delete(host, job_id, lambda link: _is_stray(link, job_id))
+
+
+def _delete(netlink: rtnl.Rtnl, job_id: int, ours: Callable[[Link], bool]) -> None:
+    found = [link for link in links.every(netlink) if ours(link)]
+    for link in sorted(found, key=lambda link: link.kind != "vxlan"):
+        links.delete(netlink, link.index)
+    left = [link.name for link in links.every(netlink) if ours(link)] if found else []
+    if left:
+        raise NodeError(f"job {job_id}: {', '.join(left)} cannot be deleted")
+
+
+def _is_stray(link: Link, job_id: int) -> bool:
+    identity = names.parse_alias(link.alias)
+    return link.group == names.DEVICE_GROUP and identity is not None and identity[1] == job_id
+
+
+def alias(job_id: int) -> str | None:
+    """The ifalias that says which lease the job's devices are of, or None when there are none."""
+    found = devices(job_id)
+    for name in (names.VXLAN_DEVICE, names.TASKS_DEVICE):
+        if name in found and found[name].group == names.DEVICE_GROUP:
+            return found[name].alias
+    return None
+
+
+def strangers(job_id: int) -> list[str]:
+    """Interfaces in the job's namespace that hpcnet did not make."""
+    found = devices(job_id).values()
+    return [link.name for link in found if link.name not in netns.BORN and link.group != names.DEVICE_GROUP]
+
+
+def foreign(job_id: int) -> list[str]:
+    """The same of a namespace that is only called as the job's: nothing in it is ours."""
+    ours = any(link.group == names.DEVICE_GROUP for link in devices(job_id).values())
+    return [] if ours else strangers(job_id)
+
+
+def devices(job_id: int) -> dict[str, Link]:
+    """The interfaces in the job's namespace, by name; none when there is no namespace."""
+    if not netns.exists(job_id):
+        return {}
+    with netns.inside(job_id), rtnl.Rtnl() as job:
+        return {link.name: link for link in links.every(job)}
