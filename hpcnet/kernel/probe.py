@@ -20,9 +20,9 @@ _HEADERS = 28  # IPv4 20, ICMP 8
 
 
 def silent(job_id: int, peers: Iterable[IPv4Address], size: int, seconds: float = 2.0) -> list[IPv4Address]:
-    """Of the peers those that do not answer a packet of ``size`` bytes within ``seconds`` (for all together); asked again until then.
+    """Of the peers those that do not answer a packet of ``size`` bytes within ``seconds`` (for all together).
 
-    Sent from inside the job's namespace with "do not fragment".
+    They are asked again until then. Sent from inside the job's namespace with "do not fragment".
     """
     waiting = dict.fromkeys(peers)
     with netns.inside(job_id), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as icmp:
