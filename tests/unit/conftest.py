@@ -3,7 +3,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+from hpcnet import names
+from tests.unit.cli import NUMBERED
 
 settings.register_profile("no-clock", deadline=None)
 settings.load_profile("no-clock")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    """A configuration that needs nothing of this machine."""
+    file = tmp_path / "hpcnet.toml"
+    file.write_text(NUMBERED, encoding="utf-8")
+    return str(file)
+
+
+@pytest.fixture
+def no_jobs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This host has no state of any job."""
+    monkeypatch.setattr(names, "STATE_DIR", str(tmp_path / "state"))
