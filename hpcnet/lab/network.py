@@ -31,9 +31,10 @@ def plug(switch: int, hosts: Mapping[str, int], fabric_mtu: int) -> None:
     lines = []
     for host, init in hosts.items():
         for interface, bridge in _BRIDGES.items():
-            port, size = f"{host}-{interface}", mtu[interface]
+            port, size, mac = f"{host}-{interface}", mtu[interface], _mac(addresses(host)[interface])
             lines += [
-                f"link add name {port} mtu {size} type veth peer name {interface} mtu {size} netns {init}",
+                f"link add name {port} mtu {size} type veth "
+                f"peer name {interface} address {mac} mtu {size} netns {init}",
                 f"link set {port} master {bridge} up",
             ]
     _ip(switch, lines)
@@ -42,6 +43,11 @@ def plug(switch: int, hosts: Mapping[str, int], fabric_mtu: int) -> None:
         for interface, address in addresses(host).items():
             lines += [f"address add {address}/16 dev {interface}", f"link set {interface} up"]
         _ip(init, lines)
+
+
+def _mac(address: str) -> str:
+    """A host keeps its MACs over a reboot, as real ones do: its neighbours remember them."""
+    return "02:4c:" + ":".join(f"{int(part):02x}" for part in address.split("."))
 
 
 def _ip(init: int, lines: list[str]) -> None:
