@@ -20,6 +20,9 @@ from hpcnet.lab.cluster import Lab, Options
 from hpcnet.lab.state import Process, State
 
 pytestmark = [
+
+HEARING = ("env", "--default-signal=INT")
+"""Before a command: what a shell has started in the background ignores SIGINT, and its children inherit that."""
     pytest.mark.cluster,
     pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces: needs root"),
 ]
@@ -148,7 +151,7 @@ def test_killed_up_is_cleaned_by_down(tmp_path: Path, seconds: float) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_up_takes_itself_down(tmp_path: Path, number: signal.Signals) -> None:
     directory, before = tmp_path / "lab", Machine()
-    up = subprocess.Popen(command(directory, "up"), stderr=subprocess.PIPE, text=True)
+    up = subprocess.Popen([*HEARING, *command(directory, "up")], stderr=subprocess.PIPE, text=True)
     time.sleep(0.5)
     up.send_signal(number)
     _, words = up.communicate(timeout=30)
@@ -254,7 +257,7 @@ def test_current_directory_is_kept_if_the_user_may_be_there(lab: Lab, tmp_path: 
 
 def test_signals_reach_the_command(lab: Lab) -> None:
     script = "trap 'echo trapped; exit 5' INT; echo ready; sleep 30 & wait"
-    argv = command(lab.layout.root, "run", "--", "sh", "-c", script)
+    argv = [*HEARING, *command(lab.layout.root, "run", "--", "sh", "-c", script)]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True)
     with process:
         assert process.stdout is not None
