@@ -20,16 +20,15 @@ from hpcnet.lab.cluster import Lab, Options
 from hpcnet.lab.state import Process, State
 
 pytestmark = [
-
-HEARING = ("env", "--default-signal=INT")
-"""Before a command: what a shell has started in the background ignores SIGINT, and its children inherit that."""
     pytest.mark.cluster,
     pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces: needs root"),
 ]
 
 
 def command(directory: Path, *argv: str) -> list[str]:
-    return ["env", f"HPCNET_LAB={directory}", sys.executable, "-m", "hpcnet.lab.command", *argv]
+    # What a shell started in the background ignores SIGINT, and all that it starts: not so this.
+    env = ["env", "--default-signal=INT", f"HPCNET_LAB={directory}"]
+    return [*env, sys.executable, "-m", "hpcnet.lab.command", *argv]
 
 
 def hpcnet_lab(directory: Path, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -151,7 +150,7 @@ def test_killed_up_is_cleaned_by_down(tmp_path: Path, seconds: float) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_up_takes_itself_down(tmp_path: Path, number: signal.Signals) -> None:
     directory, before = tmp_path / "lab", Machine()
-    up = subprocess.Popen([*HEARING, *command(directory, "up")], stderr=subprocess.PIPE, text=True)
+    up = subprocess.Popen(command(directory, "up"), stderr=subprocess.PIPE, text=True)
     time.sleep(0.5)
     up.send_signal(number)
     _, words = up.communicate(timeout=30)
@@ -257,7 +256,7 @@ def test_current_directory_is_kept_if_the_user_may_be_there(lab: Lab, tmp_path: 
 
 def test_signals_reach_the_command(lab: Lab) -> None:
     script = "trap 'echo trapped; exit 5' INT; echo ready; sleep 30 & wait"
-    argv = [*HEARING, *command(lab.layout.root, "run", "--", "sh", "-c", script)]
+    argv = command(lab.layout.root, "run", "--", "sh", "-c", script)
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True)
     with process:
         assert process.stdout is not None
