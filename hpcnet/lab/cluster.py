@@ -57,13 +57,6 @@ class Lab:
         """The lab of a directory; of $HPCNET_LAB or else the default one when it is None."""
         return cls(layout(directory), verbose)
 
-    @classmethod
-    def current(cls) -> Lab:
-        """The lab of $HPCNET_LAB or else the default one; it must be up."""
-        lab = cls.at()
-        lab.state()
-        return lab
-
     def up(self, options: Options | None = None) -> bool:
         """Start the lab and return when every node is idle; False when it was up already: nothing is done.
 

@@ -36,11 +36,6 @@ examples:
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add ``lab`` to the subcommands of the hpcnet command."""
-    _fill(subparsers.add_parser("lab", help="a Slurm cluster on this machine, to try and test", **_texts()))
-
-
 def main(argv: list[str]) -> int:
     """Run ``hpcnet lab ARGV``. Exit codes: 0 done, 1 not done, 2 usage; of ``run`` the command's own."""
     parser = argparse.ArgumentParser(prog="hpcnet lab", **_texts())
