@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 
 from hpcnet import names
@@ -15,6 +16,7 @@ _CLONE_NEWNET = 0x40000000
 _MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _OWN = "/proc/thread-self/ns/net"
+_NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
 
 BORN = frozenset("lo tunl0 gre0 gretap0 erspan0 ip_vti0 ip6_vti0 sit0 ip6tnl0 ip6gre0".split())
 """Devices that a new namespace may have of itself: the tunnel modules put their fallbacks into each."""
@@ -75,22 +77,92 @@ def inside(job_id: int) -> Iterator[int]:
     """Run the block with the calling thread in the job's namespace; yields its file descriptor."""
     target = os.open(names.netns_path(job_id), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with _kept():
-            _call("setns", target, _CLONE_NEWNET)
+        with inside_fd(target):
             yield target
     finally:
         os.close(target)
 
 
 @contextlib.contextmanager
+def inside_fd(namespace: int) -> Iterator[None]:
+    """Run the block with the calling thread in the namespace of this file descriptor."""
+    with _kept():
+        _call("setns", namespace, _CLONE_NEWNET)
+        yield
+
+
+@contextlib.contextmanager
+def own() -> Iterator[int]:
+    """A file descriptor of the namespace that the calling thread is in."""
+    file = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def everywhere() -> Iterator[int]:
+    """File descriptors of all network namespaces of this node but the caller's, each once; closed after use.
+
+    Those of processes, and those that a mount pins which the caller sees: ``ip netns``, dockerd. What vanishes
+    meanwhile is passed over. Not found: one that only a thread, an open file or a socket keeps.
+    """
+    with own() as file:
+        seen = {_identity(file)}
+    for path in (*_of_processes(), *_pins()):
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            continue
+        try:
+            identity = _identity(file)
+            if identity not in seen and _is_network(file):
+                seen.add(identity)
+                yield file
+        finally:
+            os.close(file)
+
+
+def _identity(file: int) -> tuple[int, int]:
+    found = os.fstat(file)
+    return found.st_dev, found.st_ino
+
+
+def _is_network(file: int) -> bool:
+    try:
+        return fcntl.ioctl(file, _NS_GET_NSTYPE) == _CLONE_NEWNET
+    except OSError:  # something else is mounted over the pin
+        return False
+
+
+def _of_processes() -> Iterator[str]:
+    seen = set()
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError):  # ended meanwhile
+                path = f"/proc/{name}/ns/net"
+                namespace = os.readlink(path)
+                if namespace not in seen:
+                    seen.add(namespace)
+                    yield path
+
+
+def _pins() -> Iterator[str]:
+    """Mount points of network namespaces; proc_pid_mountinfo(5): blanks of a path are octal."""
+    with open("/proc/self/mountinfo", "rb") as mounts:
+        for fields in map(bytes.split, mounts):
+            if fields[3].startswith(b"net:["):
+                yield os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), fields[4]))
+
+
+@contextlib.contextmanager
 def _kept() -> Iterator[None]:
     """Come back to the namespace that the thread was in."""
-    own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield
-    finally:
-        _call("setns", own, _CLONE_NEWNET)
-        os.close(own)
+    with own() as before:
+        try:
+            yield
+        finally:
+            _call("setns", before, _CLONE_NEWNET)
 
 
 def _make_pin_directory() -> None:
