@@ -100,6 +100,15 @@ class Submit:
 
 
 @dataclass(frozen=True)
+class Docker:
+    """How a node's dockerd is reached."""
+
+    socket: str = "/run/docker.sock"
+    deadline: int = 10
+    """Seconds that dockerd may take in a Prolog, and again in an Epilog."""
+
+
+@dataclass(frozen=True)
 class Hooks:
     """How the four hooks behave."""
 
@@ -117,6 +126,7 @@ class Site:
     defaults: Defaults = field(default_factory=Defaults)
     offer: Offer = field(default_factory=Offer)
     submit: Submit = field(default_factory=Submit)
+    docker: Docker = field(default_factory=Docker)
     hooks: Hooks = field(default_factory=Hooks)
 
 
@@ -127,6 +137,7 @@ _SECTIONS: Mapping[str, Callable[..., Any]] = {
     "defaults": Defaults,
     "offer": Offer,
     "submit": Submit,
+    "docker": Docker,
     "hooks": Hooks,
 }
 
@@ -165,12 +176,6 @@ def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("true or false")
     return value
-
-
-def _not_yet(value: Any) -> bool:
-    if value is not False:
-        raise ValueError("false: this version makes no Docker networks")
-    return False
 
 
 def _list_of(item: Check) -> Check:
@@ -265,7 +270,7 @@ _KEYS: Mapping[str, Mapping[str, Check]] = {
     "offer": {
         "modes": _list_of(_one_of(*MODES)),
         "egress": _list_of(_one_of("none")),
-        "docker": _not_yet,
+        "docker": _boolean,
         "max_endpoints": _integer(1, 1024),
         "pkeys": _PKEYS,
     },
@@ -276,6 +281,10 @@ _KEYS: Mapping[str, Mapping[str, Check]] = {
         "partitions": _list_of(_NAME),
         "qos": _list_of(_NAME),
         "default_partitions": _list_of(_NAME),
+    },
+    "docker": {
+        "socket": _ABSOLUTE,
+        "deadline": _integer(1, 3600),
     },
     "hooks": {
         "deadline": _integer(1, 3600),

@@ -58,7 +58,7 @@ def _own_names(plan: Plan, host_file: str) -> tuple[dict[str, list[str]], list[s
 def environment(plan: Plan) -> dict[str, str]:
     """The HPCNET_* variables of the job on this node."""
     own, lease = plan.tasks, plan.lease
-    return {
+    variables = {
         "HPCNET_JOB_ID": str(plan.job_id),
         "HPCNET_MODE": lease.mode,
         "HPCNET_INTERFACE": names.TASKS_DEVICE,
@@ -71,6 +71,9 @@ def environment(plan: Plan) -> dict[str, str]:
         "HPCNET_NODES": str(len(plan.nodes)),
         "HPCNET_MTU": str(plan.mtu),
     }
+    if lease.docker:
+        variables["HPCNET_DOCKER_NETWORK"] = names.docker_network(plan.job_id)
+    return variables
 
 
 def network(plan: Plan) -> str:

@@ -22,6 +22,9 @@ from ipaddress import IPv4Address
 
 from hpcnet import names
 
+NETWORK, ATTACHMENTS = 0, 1 << 32
+"""Which of a job's locks: its place in the file, beside the job's number."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -65,13 +68,16 @@ def prepare() -> None:
 
 
 @contextlib.contextmanager
-def locked(job_id: int) -> Iterator[None]:
-    """Hold the job's lock on this node: one byte, at the job's number, of one file that always stays."""
+def locked(job_id: int, part: int = NETWORK) -> Iterator[None]:
+    """Hold the job's lock on this node: one byte, at the job's number, of one file that always stays.
+
+    ``part``: NETWORK, what hooks build and remove; ATTACHMENTS, what is made for single containers meanwhile.
+    """
     prepare()
     file = _lock_file()
     try:
         # struct flock; of the open file: a lock of the process ends as soon as it closes the file anywhere else
-        byte = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, job_id, 1, 0)
+        byte = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, part + job_id, 1, 0)
         fcntl.fcntl(file, fcntl.F_OFD_SETLKW, byte)
         yield
     finally:
@@ -133,6 +139,16 @@ def publish(job_id: int, hosts: str, network: str) -> None:
     """Write the job's hosts file, then the file that tells the SPANK plugin that the network is complete."""
     _write(job_id, "hosts", hosts, 0o644)
     _write(job_id, "network", network, 0o644)
+
+
+def write_docker(job_id: int, network: str) -> None:
+    """Write down which Docker network (its id) is the job's here."""
+    _write(job_id, "docker", network + "\n", 0o644)
+
+
+def docker(job_id: int) -> str:
+    """Id of the job's Docker network; empty: it has none."""
+    return _text(job_id, "docker").strip()
 
 
 def withdraw(job_id: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from hpcnet import fabric, jobfiles, journal, names, nodelist, record
+from hpcnet import fabric, jobfiles, journal, names, nodelist, record, slots
 from hpcnet.config import Site
 from hpcnet.errors import NodeError, SiteError
 from hpcnet.journal import Entry
@@ -99,7 +99,7 @@ def build(job: Job, site: Site) -> None:
             try:
                 _build(job, site)
             except BaseException:
-                _remove(job.id)
+                _remove(job.id, site)
                 raise
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
@@ -112,7 +112,7 @@ def _build(job: Job, site: Site) -> None:
     if wanted.direct:
         _require_allowed(wanted.lease, site)
         child.require(wanted)
-    _make_room(entry)
+    _make_room(entry, site)
     journal.begin(entry)
     for name, step in STEPS[wanted.lease.mode]:
         step(wanted, site)
@@ -133,7 +133,7 @@ def _require_allowed(lease: Lease, site: Site) -> None:
         raise SiteError(f"pkey {lease.pkey} of its lease is not in {key} of this node's hpcnet.toml")
 
 
-def _make_room(entry: Entry) -> None:
+def _make_room(entry: Entry, site: Site) -> None:
     """What stands under the job's name is adopted when it is of this lease, removed when of another, and
     left alone, with an error, when it is not ours."""
     strangers = interior.strangers(entry.job_id)
@@ -145,10 +145,10 @@ def _make_room(entry: Entry) -> None:
     _, lease = _lease(entry)
     alias = interior.alias(entry.job_id)
     if alias not in (None, names.alias(entry.cluster, entry.job_id, lease.serial)):
-        _remove(entry.job_id)
+        _remove(entry.job_id, site)
     older = journal.read(entry.job_id)
     if older and replace(older, uplink_mtu=entry.uplink_mtu) != entry:
-        _remove(entry.job_id)
+        _remove(entry.job_id, site)
 
 
 def _namespace(wanted: Plan, site: Site) -> None:
@@ -177,6 +177,14 @@ def _connect_child(wanted: Plan, site: Site) -> None:
     child.connect(wanted)
 
 
+def _docker(wanted: Plan, site: Site) -> None:
+    if wanted.lease.docker:
+        from hpcnet.runtimes import docker
+        from hpcnet.runtimes.engine import Engine
+
+        docker.create(wanted, Engine(site.docker.socket, site.docker.deadline))
+
+
 def _publish(wanted: Plan, site: Site) -> None:
     own = Path("/etc/hosts").read_text(encoding="utf-8", errors="replace")
     journal.publish(wanted.job_id, jobfiles.hosts(wanted, own), jobfiles.network(wanted))
@@ -188,12 +196,14 @@ STEPS: dict[str, tuple[tuple[str, Step], ...]] = {
         ("devices", _devices),
         ("filter", _filter),
         ("connect", _connect),
+        ("docker", _docker),
         ("publish", _publish),
     ),
     "direct": (
         ("namespace", _namespace),
         ("devices", _child),
         ("connect", _connect_child),
+        ("docker", _docker),
         ("publish", _publish),
     ),
 }
@@ -204,17 +214,19 @@ already, and go up after them.
 """
 
 
-def remove(job_id: int) -> list[str]:
+def remove(job_id: int, site: Site) -> list[str]:
     """Remove the job's network from this node; what is gone already is fine.
 
     Raises NodeError when its devices could still carry traffic. Returns lesser complaints, one line each.
     """
     with journal.locked(job_id):
-        return _remove(job_id)
+        return _remove(job_id, site)
 
 
-def _remove(job_id: int) -> list[str]:
+def _remove(job_id: int, site: Site) -> list[str]:
     journal.withdraw(job_id)
+    with journal.locked(job_id, journal.ATTACHMENTS):
+        pass  # who found the network complete has made its interface, and nobody finds it so any more
     entry = journal.read(job_id)
     foreign = interior.foreign(job_id)
     if foreign and entry is None:
@@ -222,8 +234,9 @@ def _remove(job_id: int) -> list[str]:
         return [f"namespace {names.netns(job_id)} holds {', '.join(foreign)}, which hpcnet did not make; it stays"]
     complaints = []
     vni = _held_vni(job_id, entry)
-    interior.remove_devices(job_id)
+    interior.remove_devices(job_id, attached=vni is None and bool(slots.taken(job_id)))
     netns.delete(job_id)
+    complaints += _remove_docker(job_id, site)
     try:
         if vni is not None:
             packet_filter.expel(vni, entry.vteps if entry and entry.vni == vni else None)
@@ -241,10 +254,24 @@ def _held_vni(job_id: int, entry: Entry | None) -> int | None:
     return vni
 
 
-def refuse(job_id: int, reason: str) -> None:
+def _remove_docker(job_id: int, site: Site) -> list[str]:
+    """Its containers have no interface any more; what dockerd does not do now, ``hpcnet cleanup`` does later."""
+    if not journal.docker(job_id):
+        return []
+    from hpcnet.runtimes import docker
+    from hpcnet.runtimes.engine import Engine
+
+    try:
+        docker.remove(job_id, Engine(site.docker.socket, site.docker.deadline))
+    except NodeError as error:
+        return [f"Docker network {names.docker_network(job_id)}: {error}; hpcnet cleanup removes it"]
+    return []
+
+
+def refuse(job_id: int, reason: str, site: Site) -> None:
     """Record that this job gets no network here, so that none of its tasks starts without one."""
     with journal.locked(job_id):
-        _remove(job_id)
+        _remove(job_id, site)
         journal.refuse(job_id, reason)
 
 

@@ -21,12 +21,19 @@ VXLAN_DEVICE = "hpcvx"
 TASKS_DEVICE = "hpc0"
 """The interface of the job's tasks, a macvlan child of the VXLAN device."""
 
+DOCKER_DRIVER = "hpcnet"
+"""Docker's name for our network driver and address management, after the socket's."""
+
+DOCKER_PLUGIN = f"/run/docker/plugins/{DOCKER_DRIVER}.sock"
+"""Where dockerd finds the driver, which ``hpcnet agent`` serves."""
+
 NFT_TABLE = "hpcnet"
 """The nftables table (family inet) that is ours."""
 
 DEVICE_GROUP = 0x68706E
 """Netdev group of every device hpcnet makes ("hpn"): honoured at creation, unlike an ifalias."""
 
+_HANDOVER = "hpd"
 _NETNS = re.compile(r"hpcnet-([1-9][0-9]{0,9})")
 _ALIAS = re.compile(r"hpcnet:([^:\s]+):([1-9][0-9]{0,9}):([0-9]{1,19})")
 
@@ -50,6 +57,16 @@ def parse_netns(name: str) -> int | None:
 def job_dir(job_id: int) -> str:
     """Directory of the job's state on this node."""
     return f"{STATE_DIR}/jobs/{job_id}"
+
+
+def docker_network(job_id: int) -> str:
+    """Name of the job's Docker network."""
+    return f"hpcnet-{job_id}"
+
+
+def handover(identity: str) -> str:
+    """Name under which a container's interface is made, before its owner gives it the last one (15 characters)."""
+    return f"{_HANDOVER}{identity[:12]}"
 
 
 def alias(cluster: str, job_id: int, serial: int) -> str:

@@ -17,7 +17,7 @@
 -- network if the policy lets it; if not, it runs without one. --network=none declines it.
 
 local M = { config_file = "/etc/hpcnet/hpcnet.toml" }
-M.built = { modes = { "vxlan", "direct" }, egress = { "none" }, docker = false } -- what this version can build (config.py)
+M.built = { modes = { "vxlan", "direct" }, egress = { "none" } } -- what this version can build (config.py)
 
 local WORD, TOKEN = "ib", "hpcnet:"
 local FIELD_LIMIT, ROOM = 1024, 512 -- of comment and extra; of it, kept for the final token
@@ -233,7 +233,7 @@ local SITE = { -- section -> key -> { its check, its default }; any: not ours to
    offer = {
       modes = { a_list(function(value) return has(M.built.modes, value) end), { "vxlan" } },
       egress = { a_list(function(value) return has(M.built.egress, value) end), { "none" } },
-      docker = { function(value) return value == false or value == M.built.docker end, false },
+      docker = { a_boolean, false },
       max_endpoints = { a_number(1, ENDPOINTS_MAX), 64 },
       pkeys = { PKEYS, {} },
    },
@@ -245,6 +245,7 @@ local SITE = { -- section -> key -> { its check, its default }; any: not ours to
       qos = { NAMES, {} },
       default_partitions = { NAMES, {} },
    },
+   docker = { socket = { any }, deadline = { any } },
    hooks = { deadline = { any }, log = { any } },
 }
 

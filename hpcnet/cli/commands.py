@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from ipaddress import IPv4Address
 
 from hpcnet import __version__, names
 from hpcnet.cli import networks, node, planning
@@ -52,6 +53,31 @@ should not (foreign), or a node that does not answer a packet of full size (sile
 examples:
   hpcnet check            all jobs of this node
   hpcnet check 1234 --json
+"""
+
+_AGENT = """\
+Run it on every node where docker=yes is offered, before dockerd starts (etc/hpcnet-agent.service). dockerd asks it
+for the addresses and interfaces of containers in networks hpcnet-JOBID. Containers go on without it; it may be
+restarted at any time, and ends at SIGTERM.
+
+example:
+  hpcnet agent
+"""
+
+_ATTACH = """\
+CONTAINER is the id of a process in the container, the name or id of a Docker container, or the file of a network
+namespace (with a "/" in it). Containers that Docker started with --net=hpcnet-JOB are in the network already.
+The interface is removed by "hpcnet detach", or with the job's network when the job ends.
+
+examples:
+  hpcnet attach 1234 $(podman inspect -f '{{.State.Pid}}' web)
+  hpcnet attach 1234 web --ip 10.128.0.9
+  hpcnet attach 1234 /run/netns/mine
+"""
+
+_DETACH = """\
+example:
+  hpcnet detach 1234 web
 """
 
 _FILTER = """\
@@ -119,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         default = names.CONFIG_FILE
         site = f"the site's configuration (default {default})"
         made.add_argument("--config", metavar="FILE", default=default, help=site)
-        if name != "filter":
+        if name not in ("filter", "agent"):
             made.add_argument("--json", action="store_true", help="machine-readable, on stdout")
         return made
 
@@ -135,9 +161,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     check = command("check", node.run_check, "compare a job's network on this node with its journal", _CHECK)
     check.add_argument("job", metavar="JOB", type=_job_id, nargs="?", help="default: all jobs of this node")
+    command("agent", node.run_agent, "serve Docker's driver for jobs with docker=yes", _AGENT)
+    attach = command(
+        "attach", node.run_attach, "give a container by hand an interface in a job's network", _ATTACH
+    )
+    detach = command("detach", node.run_detach, "take that interface away again", _DETACH)
+    for each in (attach, detach):
+        each.add_argument("job", metavar="JOB", type=_job_id)
+        each.add_argument(
+            "container", metavar="CONTAINER", help="a process's id, a Docker container or a namespace"
+        )
+    attach.add_argument(
+        "--ip", metavar="ADDRESS", type=_address, help="default: the first free one of the job here"
+    )
     load = command("filter", node.run_filter, "hpcnet's own packet filter on this host", _FILTER)
     load.add_argument("action", choices=("show", "load"))
     return parser
+
+
+def _address(text: str) -> IPv4Address:
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IPv4 address, such as 10.128.0.9") from None
 
 
 def _job_or_task(text: str) -> str:

@@ -62,7 +62,7 @@ def _prolog(job: Job, site: Site, broken: HpcnetError | None, log: _Log) -> int:
                 raise broken
             lifecycle.build(job, site)
         except (UserError, SiteError) as error:
-            lifecycle.refuse(job.id, str(error))
+            lifecycle.refuse(job.id, str(error), site)
             log.write(f"job {job.id}: refused: {error}")
     except NodeError as error:
         # also a refusal that cannot be recorded: without one the job would start in the host's network
@@ -75,7 +75,7 @@ def _epilog(job: Job, site: Site, broken: HpcnetError | None, log: _Log) -> int:
     from hpcnet import lifecycle
 
     try:
-        complaints = lifecycle.remove(job.id)
+        complaints = lifecycle.remove(job.id, site)
     except (NodeError, OSError) as error:
         log.write(f"job {job.id}: its network may still carry traffic: {error}")
         return 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hpcnet check`` and ``hpcnet filter``: what root does on one node."""
+"""``hpcnet check``, ``filter``, ``agent``, ``attach`` and ``detach``: what root does on one node."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import argparse
 import os
 from dataclasses import asdict
 
-from hpcnet import check, config, lifecycle
+from hpcnet import attachment, check, config, lifecycle
 from hpcnet.check import Report
 from hpcnet.cli.table import print_json
+from hpcnet.config import Site
 from hpcnet.errors import NodeError
+from hpcnet.jobfiles import host_name
 from hpcnet.kernel import filter as packet_filter
+from hpcnet.runtimes import docker
+from hpcnet.runtimes.engine import Engine
 
 
 def run_check(arguments: argparse.Namespace) -> int:
@@ -48,6 +52,47 @@ def run_filter(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_agent(arguments: argparse.Namespace) -> int:
+    """Serve until a signal ends it."""
+    _as_root("agent")
+    from hpcnet.agent import command
+
+    return command.run(arguments.config)
+
+
+def run_attach(arguments: argparse.Namespace) -> int:
+    """Print the interface that the container got."""
+    _as_root("attach")
+    site = config.load(arguments.config)
+    target = _namespace(arguments.container, site)
+    name, endpoint, plan = attachment.attach(arguments.job, target, arguments.ip, site)
+    if arguments.json:
+        print_json({"interface": name, "known_as": host_name(endpoint), "mtu": plan.mtu, **asdict(endpoint)})
+    else:
+        print(f"{name} {attachment.describe(endpoint, plan)}, MTU {plan.mtu}")
+    return 0
+
+
+def run_detach(arguments: argparse.Namespace) -> int:
+    """Print the interfaces that are gone."""
+    _as_root("detach")
+    gone = attachment.detach(arguments.job, _namespace(arguments.container, config.load(arguments.config)))
+    if arguments.json:
+        print_json({"removed": gone})
+    else:
+        print(f"removed {' '.join(gone)}")
+    return 0
+
+
+def _namespace(container: str, site: Site) -> str:
+    """The file of a container's network namespace. Raises UserError, NodeError."""
+    if "/" in container:
+        return container
+    if not (container.isascii() and container.isdecimal()):
+        container = str(docker.process_of(container, Engine(site.docker.socket, site.docker.deadline)))
+    return f"/proc/{container}/ns/net"
+
+
 def _as_root(command: str) -> None:
     if os.geteuid() != 0:
-        raise NodeError(f"{command} reads the kernel's state of other users' jobs; run it as root")
+        raise NodeError(f"{command} works on the kernel's state of other users' jobs; run it as root")

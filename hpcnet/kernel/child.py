@@ -58,7 +58,7 @@ def _make(plan: Plan, host: rtnl.Rtnl, namespace: int) -> None:
         if plan.ipoib:
             host.send(new_ipoib(plan.pkey, plan.ipoib, uplink.index, namespace))
         else:
-            host.send(interior.new_macvlan(plan, uplink.index, namespace))
+            host.send(interior.new_macvlan(plan, plan.tasks, uplink.index, namespace))
     except rtnl.RtnlError as error:
         if error.errno == errno.EINVAL and plan.lease.ipoib == "connected":
             raise UserError(
@@ -87,7 +87,7 @@ def _refused(plan: Plan, error: rtnl.RtnlError) -> str:
     return f"the kernel of {plan.node} refused a {kind} child of {plan.uplink}: {error.strerror}"
 
 
-def new_ipoib(pkey: str, mode: str, uplink: int, namespace: int) -> bytes:
+def new_ipoib(pkey: str, mode: str, uplink: int, namespace: int, name: str = names.TASKS_DEVICE) -> bytes:
     """The request for an IPoIB child; ``uplink`` is an interface's index, ``namespace`` a descriptor."""
     data = (
         _short(IFLA_IPOIB_PKEY, int(pkey, 16))
@@ -101,7 +101,7 @@ def new_ipoib(pkey: str, mode: str, uplink: int, namespace: int) -> bytes:
         rtnl.number(rtnl.IFLA_NET_NS_FD, namespace),
         rtnl.number(rtnl.IFLA_GROUP, names.DEVICE_GROUP),
         rtnl.number(rtnl.IFLA_LINK, uplink),
-        rtnl.text(rtnl.IFLA_IFNAME, names.TASKS_DEVICE),
+        rtnl.text(rtnl.IFLA_IFNAME, name),
         interior.link_info("ipoib", data),
     )
 
@@ -131,7 +131,7 @@ def connect(plan: Plan) -> None:
                 f"mtu={child.mtu}, or have the site raise the partition's MTU in the subnet manager"
             )
         interior.with_mtu(child, plan)
-        job.send(*interior.addresses(plan, child.index))
+        job.send(*interior.addresses(plan, plan.tasks, child.index))
         if not plan.ipoib:
             job.send(*interior.neighbours(plan, child.index))
 

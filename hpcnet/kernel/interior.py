@@ -16,7 +16,7 @@ from hpcnet import names
 from hpcnet.errors import NodeError
 from hpcnet.kernel import links, netns, rtnl
 from hpcnet.kernel.links import Link
-from hpcnet.model import Plan
+from hpcnet.model import Endpoint, Plan
 
 _IFLA_MACVLAN_MODE, _MACVLAN_MODE_BRIDGE = 1, 4
 
@@ -56,14 +56,16 @@ def link_info(kind: str, data: bytes) -> bytes:
     return rtnl.attribute(rtnl.IFLA_LINKINFO, info)
 
 
-def new_macvlan(plan: Plan, lower: int, namespace: int | None = None) -> bytes:
-    """The tasks' interface as a macvlan child (bridge mode), straight in ``namespace`` or else the socket's."""
+def new_macvlan(
+    plan: Plan, own: Endpoint, lower: int, namespace: int | None = None, name: str = names.TASKS_DEVICE
+) -> bytes:
+    """A macvlan child (bridge mode) for an endpoint, straight in ``namespace`` or else in the socket's."""
     return rtnl.message(
         rtnl.RTM_NEWLINK,
         rtnl.CREATE | rtnl.EXCLUSIVE,
         rtnl.link_header(),
-        rtnl.text(rtnl.IFLA_IFNAME, names.TASKS_DEVICE),
-        rtnl.attribute(rtnl.IFLA_ADDRESS, bytes.fromhex(plan.tasks.mac.replace(":", ""))),
+        rtnl.text(rtnl.IFLA_IFNAME, name),
+        rtnl.attribute(rtnl.IFLA_ADDRESS, bytes.fromhex(own.mac.replace(":", ""))),
         rtnl.number(rtnl.IFLA_MTU, plan.mtu),
         rtnl.number(rtnl.IFLA_LINK, lower),
         rtnl.number(rtnl.IFLA_GROUP, names.DEVICE_GROUP),
@@ -105,9 +107,9 @@ def up(index: int) -> bytes:
     return rtnl.message(rtnl.RTM_NEWLINK, 0, rtnl.link_header(index, rtnl.IFF_UP, rtnl.IFF_UP))
 
 
-def addresses(plan: Plan, index: int) -> Iterator[bytes]:
-    """The messages that give the tasks' interface its addresses."""
-    own, lease = plan.tasks, plan.lease
+def addresses(plan: Plan, own: Endpoint, index: int) -> Iterator[bytes]:
+    """The messages that give an endpoint's interface its addresses."""
+    lease = plan.lease
     for family, address, prefix, scope in (
         (socket.AF_INET, own.ipv4.packed, lease.ipv4.prefixlen, 0),
         (socket.AF_INET6, own.ipv6.packed, lease.ipv6.prefixlen, 0),
@@ -143,17 +145,24 @@ def entry(head: bytes, destination: bytes, mac: str) -> bytes:
     )
 
 
-def remove_devices(job_id: int) -> None:
+def remove_devices(job_id: int, attached: bool = False) -> None:
     """Delete every device of the job and see that it is gone; no namespace is fine. Raises NodeError.
 
     The VXLAN device goes first: its children in containers' namespaces go with it. An IPoIB child whose
-    namespace died comes back to the host's, so that is looked through too.
+    namespace died comes back to the host's, so that is looked through too. ``attached``: whether containers may
+    hold children of the uplink; then every namespace of the node is.
     """
     if netns.exists(job_id):
         with netns.inside(job_id), rtnl.Rtnl() as job:
             _delete(job, job_id, lambda link: link.group == names.DEVICE_GROUP)
     with rtnl.Rtnl() as host:
-        _delete(host, job_id, lambda link: _is_stray(link, job_id))
+        _delete(host, job_id, lambda link: is_of(link, job_id))
+        for namespace in netns.everywhere() if attached else ():
+            with netns.inside_fd(namespace), rtnl.Rtnl() as there:
+                _delete(there, job_id, lambda link: is_of(link, job_id))
+        if attached:
+            # again: a container that ended meanwhile brought its child back
+            _delete(host, job_id, lambda link: is_of(link, job_id))
 
 
 def _delete(netlink: rtnl.Rtnl, job_id: int, ours: Callable[[Link], bool]) -> None:
@@ -165,7 +174,8 @@ def _delete(netlink: rtnl.Rtnl, job_id: int, ours: Callable[[Link], bool]) -> No
         raise NodeError(f"job {job_id}: {', '.join(left)} cannot be deleted")
 
 
-def _is_stray(link: Link, job_id: int) -> bool:
+def is_of(link: Link, job_id: int) -> bool:
+    """Whether an interface, in whatever namespace, is hpcnet's and this job's."""
     identity = names.parse_alias(link.alias)
     return link.group == names.DEVICE_GROUP and identity is not None and identity[1] == job_id
 

@@ -75,12 +75,8 @@ def pinned() -> list[int]:
 @contextlib.contextmanager
 def inside(job_id: int) -> Iterator[int]:
     """Run the block with the calling thread in the job's namespace; yields its file descriptor."""
-    target = os.open(names.netns_path(job_id), os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with inside_fd(target):
-            yield target
-    finally:
-        os.close(target)
+    with opened(names.netns_path(job_id)) as target, inside_fd(target):
+        yield target
 
 
 @contextlib.contextmanager
@@ -92,13 +88,18 @@ def inside_fd(namespace: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def own() -> Iterator[int]:
-    """A file descriptor of the namespace that the calling thread is in."""
-    file = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+def opened(path: str) -> Iterator[int]:
+    """A file descriptor of the namespace that a file stands for."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         yield file
     finally:
         os.close(file)
+
+
+def own() -> contextlib.AbstractContextManager[int]:
+    """A file descriptor of the namespace that the calling thread is in."""
+    return opened(_OWN)
 
 
 def everywhere() -> Iterator[int]:
@@ -108,27 +109,28 @@ def everywhere() -> Iterator[int]:
     meanwhile is passed over. Not found: one that only a thread, an open file or a socket keeps.
     """
     with own() as file:
-        seen = {_identity(file)}
+        seen = {identity(file)}
     for path in (*_of_processes(), *_pins()):
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             continue
         try:
-            identity = _identity(file)
-            if identity not in seen and _is_network(file):
-                seen.add(identity)
+            if identity(file) not in seen and is_network(file):
+                seen.add(identity(file))
                 yield file
         finally:
             os.close(file)
 
 
-def _identity(file: int) -> tuple[int, int]:
+def identity(file: int) -> tuple[int, int]:
+    """What tells one namespace from another while it lives."""
     found = os.fstat(file)
     return found.st_dev, found.st_ino
 
 
-def _is_network(file: int) -> bool:
+def is_network(file: int) -> bool:
+    """Whether a descriptor is of a network namespace."""
     try:
         return fcntl.ioctl(file, _NS_GET_NSTYPE) == _CLONE_NEWNET
     except OSError:  # something else is mounted over the pin

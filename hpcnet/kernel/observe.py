@@ -36,8 +36,10 @@ def _planned_segment(plan: Plan, alias: str) -> set[str]:
     own, lease = plan.tasks, plan.lease
     lines = {
         f"device {names.VXLAN_DEVICE} vxlan id {lease.vni} local {own.underlay} port {VXLAN_PORT} "
-        f"mtu {plan.mtu} up alias {alias}",
+        f"{'proxy ' if lease.docker else ''}mtu {plan.mtu} up alias {alias}",
     }
+    if lease.docker:
+        lines |= {f"proxy {ip} has {peer.mac}" for peer in plan.peers for ip in (peer.ipv4, peer.ipv6)}
     lines |= {f"forwarding {peer.mac} to {peer.underlay}" for peer in plan.peers}
     return lines | {f"filter admits VNI {lease.vni} from {vtep}" for vtep in plan.vteps}
 
@@ -67,7 +69,9 @@ def _namespace(route: IPRoute) -> set[str]:
                     lines.add(f"forwarding {entry.get('lladdr')} to {entry.get('dst')}")
     for entry in route.get_neighbours():
         if entry["state"] & rtnl.NUD_PERMANENT and entry.get("lladdr"):
-            lines.add(f"neighbour {entry.get('dst')} has {entry.get('lladdr')}")
+            segment = links[entry["ifindex"]].get(("linkinfo", "kind")) == "vxlan"
+            what = "proxy" if segment else "neighbour"
+            lines.add(f"{what} {entry.get('dst')} has {entry.get('lladdr')}")
     return lines
 
 
@@ -78,6 +82,7 @@ def _device(link: dict[str, object]) -> str:
     if kind == "vxlan":
         data = get(("linkinfo", "data"))  # type: ignore[call-overload]
         what = f"id {data.get('vxlan_id')} local {data.get('vxlan_local')} port {data.get('vxlan_port')}"
+        what += " proxy" if data.get("vxlan_proxy") else ""
     if kind == "ipoib":
         data = get(("linkinfo", "data"))  # type: ignore[call-overload]
         what = f"pkey 0x{data.get('pkey'):04x} {data.get('mode')}"

@@ -18,7 +18,7 @@ from hpcnet.kernel.links import Link
 from hpcnet.model import VXLAN_PORT, Plan
 
 IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING = 1, 3, 4, 7
-IFLA_VXLAN_LIMIT, IFLA_VXLAN_PORT = 9, 15
+IFLA_VXLAN_LIMIT, IFLA_VXLAN_PROXY, IFLA_VXLAN_PORT = 9, 11, 15
 
 LEARNED = 64
 """MACs that the device may learn beyond the planned ones: enough for strays, too few to fill memory."""
@@ -29,7 +29,8 @@ def make_devices(plan: Plan) -> None:
     with rtnl.Rtnl() as host, netns.inside(plan.job_id) as namespace, rtnl.Rtnl() as job:
         interior.prepare()
         vxlan = _ensure_vxlan(plan, host, job, namespace)
-        interior.sysctl(f"net/ipv6/conf/{names.VXLAN_DEVICE}/disable_ipv6", "1")
+        # The answers for containers need IPv6 on it; an address it never gets.
+        interior.sysctl(f"net/ipv6/conf/{names.VXLAN_DEVICE}/disable_ipv6", "0" if plan.lease.docker else "1")
         _ensure_tasks(plan, job, vxlan)
 
 
@@ -60,6 +61,7 @@ def _new_vxlan(plan: Plan, uplink: int, namespace: int) -> bytes:
         + rtnl.attribute(IFLA_VXLAN_LOCAL, plan.tasks.underlay.packed)
         + rtnl.attribute(IFLA_VXLAN_LEARNING, b"\1")
         + rtnl.number(IFLA_VXLAN_LIMIT, len(plan.peers) + LEARNED)
+        + rtnl.attribute(IFLA_VXLAN_PROXY, b"\1" if plan.lease.docker else b"\0")
         + rtnl.attribute(IFLA_VXLAN_PORT, struct.pack("!H", VXLAN_PORT))
     )
     return rtnl.message(
@@ -84,7 +86,7 @@ def _vxlan_refused(plan: Plan, error: rtnl.RtnlError) -> str:
 
 def _ensure_tasks(plan: Plan, job: rtnl.Rtnl, vxlan: Link) -> None:
     if links.find(job, names.TASKS_DEVICE) is None:
-        job.send(interior.new_macvlan(plan, vxlan.index))
+        job.send(interior.new_macvlan(plan, plan.tasks, vxlan.index))
     tasks = interior.existing(job, names.TASKS_DEVICE)
     interior.set_alias(job, plan, tasks.index)
     interior.with_mtu(tasks, plan)
@@ -106,8 +108,11 @@ def connect(plan: Plan) -> None:
                 f"UDP port {VXLAN_PORT} is in use on {plan.node} by a program or another form of VXLAN device; "
                 f"end it (ss -ulnp sport = :{VXLAN_PORT}; ip -d link show type vxlan)"
             ) from None
-        job.send(*interior.addresses(plan, tasks.index))
+        job.send(*interior.addresses(plan, plan.tasks, tasks.index))
         job.send(*_forwarding(plan, vxlan.index), *interior.neighbours(plan, tasks.index))
+        if plan.lease.docker:
+            # Nobody puts neighbours into Docker's containers: the device answers their questions from its own.
+            job.send(*interior.neighbours(plan, vxlan.index))
 
 
 def _forwarding(plan: Plan, index: int) -> Iterator[bytes]:

@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from hpcnet.errors import LabError
+from hpcnet.errors import LabError, NodeError
 from hpcnet.lab.host import Host, tail
-from hpcnet.lab.layout import CONTROLLER, LOGIN, SWITCH
+from hpcnet.lab.layout import CONTROLLER, LOGIN, PREFIX, SWITCH
 from hpcnet.lab.state import Process
+from hpcnet.names import DOCKER_PLUGIN
+from hpcnet.runtimes.engine import Engine
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 5.0
@@ -30,6 +29,7 @@ done
 exec </dev/null >>"$0" 2>&1
 """
 _DETACHED = _LAUNCH + 'setsid "$@" &'
+_WITH_PID_FILE = "pid_file=$1; shift;" + _DETACHED + 'echo $! >"$pid_file"'
 _BY_ITSELF = _LAUNCH + 'exec "$@"'
 
 
@@ -44,6 +44,8 @@ class Daemon:
     ready: Callable[[Host], bool] = lambda host: True
     detaches: bool = True
     """Whether it goes to the background by itself."""
+    writes_pid: bool = True
+    """Whether it writes its pid file by itself."""
     at_boot: tuple[str, ...] = ()
     """Arguments for the first start after the host has booted."""
 
@@ -69,6 +71,11 @@ def _dockerd() -> Daemon:
     )
 
 
+def _agent() -> Daemon:
+    argv, log = (f"{PREFIX}/bin/hpcnet", "agent"), "/var/log/hpcnet-agent.log"
+    return Daemon("agent", argv, "/run/hpcnet-agent.pid", log, _agent_listens, detaches=False, writes_pid=False)
+
+
 _SLURMCTLD = Daemon("slurmctld", ("slurmctld",), "/run/slurmctld.pid", "/var/log/slurm/slurmctld.log")
 # A lab host's uptime is the machine's: -b makes slurmd report its own start as the node's boot.
 _SLURMD = Daemon("slurmd", ("slurmd",), "/run/slurmd.pid", "/var/log/slurm/slurmd.log", at_boot=("-b",))
@@ -79,7 +86,7 @@ def of_host(host: str, docker: bool) -> list[Daemon]:
     special = {SWITCH: [_munged()], CONTROLLER: [_SLURMCTLD], LOGIN: []}
     if host in special:
         return special[host]
-    return [_dockerd(), _SLURMD] if docker else [_SLURMD]
+    return [_agent(), _dockerd(), _SLURMD] if docker else [_SLURMD]
 
 
 def find(host: str, name: str, docker: bool) -> Daemon:
@@ -94,8 +101,10 @@ def start(host: Host, daemon: Daemon) -> Process:
     """Start a daemon and wait until it is ready. Raises LabError with the end of its log if it fails."""
     host.path(daemon.log).parent.mkdir(parents=True, exist_ok=True)
     host.path(daemon.pid_file).unlink(missing_ok=True)
-    script = _BY_ITSELF if daemon.detaches else _DETACHED
-    done = host.run(["sh", "-c", script, daemon.log, *daemon.argv], timeout=_START_SECONDS)
+    script = ["sh", "-c", _BY_ITSELF if daemon.detaches else _DETACHED, daemon.log]
+    if not daemon.writes_pid:
+        script = ["sh", "-c", _WITH_PID_FILE, daemon.log, daemon.pid_file]
+    done = host.run([*script, *daemon.argv], timeout=_START_SECONDS)
     deadline = time.monotonic() + _START_SECONDS
     process: Process | None = None
     while done.returncode == 0 and time.monotonic() < deadline:
@@ -132,22 +141,11 @@ def _munge_listens(host: Host) -> bool:
     return host.path(f"{_MUNGE}/munge.socket.2").exists()
 
 
+def _agent_listens(host: Host) -> bool:
+    return host.path(DOCKER_PLUGIN).exists()
+
+
 def _docker_answers(host: Host) -> bool:
-    connection = _UnixConnection(host.path("/run/docker.sock"))
-    with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
-        connection.request("GET", "/_ping")
-        return connection.getresponse().status == 200
+    with contextlib.suppress(NodeError):
+        return Engine(str(host.path("/run/docker.sock")), seconds=5).call("GET", "/_ping").good
     return False
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=5)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(5)
-        self.sock.connect(str(self._path))

@@ -67,7 +67,7 @@ VALUES: dict[str, tuple[str, object, list[str]]] = {
     "defaults.docker": ("false", False, ['"no"', "0"]),
     "offer.modes": ('["vxlan"]', ("vxlan",), ['"vxlan"', '["bridge"]', "[1]"]),
     "offer.egress": ('["none"]', ("none",), ['"none"', '["host"]']),
-    "offer.docker": ("false", False, ["true", '"no"', "0"]),
+    "offer.docker": ("true", True, ['"no"', "0"]),
     "offer.max_endpoints": ("1024", 1024, ["0", "1025", '"64"']),
     "offer.pkeys": ('["0x8001"]', ("0x8001",), ['"0x8001"', '["0x0001"]', '["8001"]', '["0x80AB"]', "[32769]"]),
     "submit.record": ('"comment"', "comment", ['"admin_comment"', '""', "1"]),
@@ -76,6 +76,8 @@ VALUES: dict[str, tuple[str, object, list[str]]] = {
     "submit.partitions": ('["p"]', ("p",), ['"p"', '["a,b"]']),
     "submit.qos": ('["high"]', ("high",), ['"high"', "[[]]"]),
     "submit.default_partitions": ('["ib"]', ("ib",), ['"ib"', '["*"]']),
+    "docker.socket": ('"/run/other.sock"', "/run/other.sock", ['"docker.sock"', "1"]),
+    "docker.deadline": ("5", 5, ["0", '"5"']),
     "hooks.deadline": ("60", 60, ["0", "3601", '"30"']),
     "hooks.log": ('"/var/log/hpcnet.log"', "/var/log/hpcnet.log", ['"stderr"', '""', "1"]),
 }

@@ -53,7 +53,7 @@ def case_scenario(case: Case, number: int, directory: Path) -> Scenario:
     file = toml(
         directory / f"{number}.toml", fabric=fabric, defaults=defaults, offer=case.offer(), direct=case.direct()
     )
-    built = {"modes": ["vxlan", "direct"], "egress": ["none", "host"], "docker": True}
+    built = {"modes": ["vxlan", "direct"], "egress": ["none", "host"]}
     return {"toml": str(file), "built": built, "desc": {"network": case.option}}
 
 

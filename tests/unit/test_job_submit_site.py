@@ -128,7 +128,7 @@ BAD = {
     "pkey for one and for several": "[offer]\npkeys = ['0x8001']\n[direct]\npkey_pool = ['0x8002', '0x8001']",
     "pkey of the pool": "[direct]\npkey_pool = ['auto']",
     "shared by a word": "[direct]\nallow_shared = 'yes'",
-    "not built: docker": "[offer]\ndocker = true",
+    "word for boolean": "[offer]\ndocker = 'yes'",
     "not built: egress": "[offer]\negress = ['host']",
     "default not offered": "[defaults]\negress = 'host'",
     "default mode not offered": "[offer]\nmodes = []",

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hpcnet agent``: the node's service. Building and removing networks needs it for Docker's containers only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+
+from hpcnet import config, journal, names
+from hpcnet.agent.driver import Driver
+from hpcnet.agent.server import Server
+
+
+def run(config_file: str) -> int:
+    """Serve until SIGTERM or SIGINT. Raises SiteError, NodeError."""
+    config.load(config_file)
+    journal.prepare()
+    driver = Driver(lambda: config.load(config_file))
+    with Server(names.DOCKER_PLUGIN, driver.answer) as server:
+        stopped = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopped.set())
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        _tell_systemd("READY=1")
+        stopped.wait()
+        server.shutdown()
+    return 0
+
+
+def _tell_systemd(state: str) -> None:
+    """sd_notify(3), so that docker.service starts when its driver answers."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+            notify.sendto(state.encode(), address.replace("@", "\0", 1))

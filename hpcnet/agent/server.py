@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP over a Unix socket, as dockerd speaks to its plugins: POST, JSON in, JSON out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import socketserver
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from hpcnet.errors import NodeError
+
+Answer = Callable[[str, dict[str, Any]], dict[str, Any]]
+"""From a request's path and document to the response's document."""
+
+_TYPE = "application/vnd.docker.plugins.v1.1+json"
+_LARGEST = 1 << 20  # bytes of a request
+
+
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Listens at ``path``, which only root may use. Raises NodeError when another agent listens there."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, path: str, answer: Answer) -> None:
+        self.answer = answer
+        self._path = path
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.connect(path)
+            raise NodeError(f"another hpcnet agent serves {path} already")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        umask = os.umask(0o177)
+        try:
+            super().__init__(path, _Handler)
+        finally:
+            os.umask(umask)
+
+    def get_request(self) -> tuple[socket.socket, str]:
+        """The peer of a Unix socket has no address, and the handler wants one."""
+        return super().get_request()[0], "dockerd"
+
+    def server_close(self) -> None:
+        """Stop listening; the next agent finds no stale socket."""
+        super().server_close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_POST(self) -> None:
+        try:
+            request = json.loads(self._body() or b"{}")
+            document = self.server.answer(self.path, request if isinstance(request, dict) else {})
+        except ValueError:
+            document = {"Err": "the request is no JSON"}
+        # dockerd reads Err from a response of 200 only for IPAM, from one of 500 for both
+        body = json.dumps(document).encode()
+        self.send_response(500 if "Err" in document else 200)
+        self.send_header("Content-Type", _TYPE)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(min(int(self.headers.get("Content-Length") or 0), _LARGEST))
+        parts, size = [], 0
+        while size < _LARGEST:
+            length = int(self.rfile.readline(32), 16)
+            part = self.rfile.read(length)
+            self.rfile.readline(2)
+            if not length:
+                break
+            parts.append(part)
+            size += length
+        return b"".join(parts)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Quiet: what fails is told to dockerd, which logs it."""
