@@ -52,7 +52,10 @@ exit 1
 @pytest.fixture(scope="module")
 def _site(_lab: Cluster) -> Iterator[Cluster]:
     """The lab as a site for containers: Slurm tracks a job's processes by control group; users have an image."""
-    offers = {"offer": {"modes": ["vxlan", "direct"]}, "direct": {"allow_shared": True}}
+    offers: dict[str, dict[str, object]] = {
+        "offer": {"modes": ["vxlan", "direct"]},
+        "direct": {"allow_shared": True},
+    }
     for node in NODES:
         _lab.lab.run(node, ["install", "-m", "755", "/dev/stdin", _EPILOG], stdin=_EXAMPLE.read_text())
     _lab.lab.configure(slurm={"ProctrackType": "proctrack/cgroup", "Epilog": _EPILOG}, hpcnet=offers)
@@ -80,6 +83,11 @@ def processes(cluster: Cluster, node: str) -> list[str]:
     """What alice and bob have running on a node."""
     own = cluster.root(node, "ps", "-o", "args=", "-u", ",".join(USERS), check=False)
     return own.splitlines()
+
+
+def await_container(cluster: Cluster, node: str, command: str) -> None:
+    """Wait until a container's command runs on a node."""
+    eventually(f"{command} runs on {node}", lambda: command in processes(cluster, node))
 
 
 def step(job: int, node: str, *argv: str) -> tuple[str, ...]:
@@ -155,7 +163,7 @@ def test_the_mounted_names_are_right_beside_another_job_of_the_same_user(site: C
     first = site.hold("--network=ib", "-w", "n1")
     hold = step(first, "n1", "podman", "run", "--rm", "--network", "host", IMAGE, "sleep", "60")
     site.run("sh", "-c", f"{' '.join(hold)} > /dev/null 2>&1 &")
-    eventually("the first container runs", lambda: "sleep 60" in processes(site, "n1"))
+    await_container(site, "n1", "sleep 60")
     script = f'{PODMAN} sh -c "ip -o -4 addr show hpc0; cat /etc/hosts"; echo $HPCNET_ADDRESS'
     lines = site.srun("-w", "n1", "--network=ib", "sh", "-c", script)
     address = lines[-1]
@@ -177,7 +185,7 @@ def test_containers_of_two_users_on_the_same_nodes_do_not_reach_each_other(site:
     bob = site.hold("--network=ib", "-w", "n[1-2]", "-n2", user="bob")
     serve = step(bob, "n2", "podman", "run", "--rm", "--network", "host", IMAGE, "iperf3", "-s")
     site.run("sh", "-c", f"{' '.join(serve)} > /dev/null 2>&1 &", user="bob")
-    eventually("bob's server runs", lambda: "iperf3 -s" in processes(site, "n2"))
+    await_container(site, "n2", "iperf3 -s")
     target = site.run(*step(bob, "n2", "printenv", "HPCNET_ADDRESS"), user="bob").stdout.strip()
     reach = (
         "podman",
@@ -205,7 +213,7 @@ def test_scancel_ends_containers_and_leaves_nothing(site: Cluster, mode: str) ->
     script = f"srun sh -c '{PODMAN} sleep 60'"
     job = site.sbatch(script, f"--network=ib,mode={mode}", "-N3")
     for node in NODES:
-        eventually(f"the container on {node} runs", lambda node=node: "sleep 60" in processes(site, node))
+        await_container(site, node, "sleep 60")
     site.run("scancel", str(job))
     assert site.finished(job) == "CANCELLED"
     lines = site.srun("-N3", "--network=ib", "sh", "-c", f"podman rm -afi > /dev/null; {PODMAN} echo again")
@@ -215,7 +223,7 @@ def test_scancel_ends_containers_and_leaves_nothing(site: Cluster, mode: str) ->
 def test_scancel_ends_slurms_containers(site: Cluster) -> None:
     job = site.sbatch("srun --container=$HOME/bundle sleep 60", "--network=ib", "-N2", "-w", "n[1-2]")
     for node in ("n1", "n2"):
-        eventually(f"the container on {node} runs", lambda node=node: "sleep 60" in processes(site, node))
+        await_container(site, node, "sleep 60")
     site.run("scancel", str(job))
     assert site.finished(job) == "CANCELLED"
     assert site.root("n1", "ls", "/run/oci") == ""
