@@ -124,8 +124,12 @@ static bool resolve_own_names(void)
 
 bool join_network(void)
 {
-	/* A slave: the node's later mounts still arrive, nothing of ours leaves. */
-	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+	/*
+	 * A slave: the node's later mounts still arrive, nothing of ours leaves. And shared again below us, as on the node:
+	 * rootless Podman warns of a root that is not.
+	 */
+	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0 ||
+	    mount(NULL, "/", NULL, MS_REC | MS_SHARED, NULL) < 0)
 		return cannot_join("mount namespace");
 	return join_namespace() && show_own_devices() && resolve_own_names();
 }

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcnet.errors import LabError
-from hpcnet.lab import cgroups, containers, daemons, etcfiles, install, network
+from hpcnet.lab import cgroups, containers, daemons, etcfiles, install, network, rootless
 from hpcnet.lab.host import Host, boot, halt, tail
 from hpcnet.lab.layout import CONTROLLER, LOGIN, SWITCH, USERS, Layout, host_names, node_names
 from hpcnet.lab.state import Process, State, init_of
@@ -203,6 +203,8 @@ class Assembly:
             made.mkdir(parents=True, exist_ok=True)
             made.chmod(mode)
             shutil.chown(made, owner, owner)
+        if host.name in node_names(self.state.nodes):
+            rootless.configure(host)
         if host.name == CONTROLLER:
             # The controller's hooks run as SlurmUser, who may not make a file in /var/log.
             host.write("/var/log/hpcnet.log", "")

@@ -42,6 +42,9 @@ run_mount() {
     # As "ip netns add" would leave it.
     mount --bind /run/netns /run/netns
     mount --make-shared /run/netns
+    # A user namespace may mount a /proc only where one is seen with nothing over its files; ours has its boot_id.
+    mkdir -m 700 /run/proc
+    mount -t proc proc /run/proc
 }
 
 home_mount() {
