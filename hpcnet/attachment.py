@@ -82,6 +82,7 @@ def attach(job_id: int, target: str, wanted: IPv4Address | None, site: Site) -> 
 
     Returns the interface's name, its endpoint and the plan. Raises UserError, NodeError; nothing is left then.
     """
+    plan_here(job_id, site)
     with _foreign(job_id, target) as namespace:
         identity = str(netns.identity(namespace)[1])
         endpoint = take(job_id, wanted, f"namespace {identity}", site)

@@ -29,6 +29,7 @@ def daemon_json(data_root: Path) -> str:
         "group": "docker",
         "bridge": "none",
         "iptables": False,
+        "ip-forward": False,
         "storage-driver": "overlay2",
         "exec-opts": ["native.cgroupdriver=cgroupfs"],
     }

@@ -43,7 +43,7 @@ class Cluster:
     def up(self) -> None:
         """Start the lab (one left by a killed test run goes first) and take the baseline."""
         self.lab.down()
-        self.lab.up(Options(nodes=len(NODES)))
+        self.lab.up(Options(nodes=len(NODES), docker=True))
         self._pristine = {node: self.state(node) for node in NODES}
 
     def run(

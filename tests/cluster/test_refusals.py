@@ -201,3 +201,9 @@ def test_no_hook_left_a_traceback_in_any_log(cluster: Cluster) -> None:
     for host in ("ctl", *NODES):
         assert "Traceback" not in cluster.log(host)
         assert "internal error" not in cluster.log(host)
+
+
+def test_where_docker_is_not_offered_it_is_refused_at_submit(cluster: Cluster) -> None:
+    refused = cluster.run("sbatch", "--network=ib,docker=yes", "-N1", "--wrap=true", check=False)
+    assert refused.returncode != 0
+    assert "docker=yes is not offered here; offered: no" in refused.stderr
