@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from hpcnet import lease as leases
 from hpcnet import nodelist, record
@@ -75,7 +75,7 @@ def epilog_slurmctld(job: Job, site: Site, log: Log = _to_stderr) -> None:
     found = record.find(job.record_text)
     if found is None or found.lease is None:
         return
-    with LeaseStore(site.pool.store, _from_job_records, log) as store:
+    with LeaseStore(site.pool.store, from_job_records, log) as store:
         known = store.end(found.lease.serial, job.id, time.time())
     log(f"job {job.id}: lease {found.lease.serial} {'is ending' if known else 'is not held any more'}")
 
@@ -99,7 +99,7 @@ def refuse(job: Job, reason: str, patience: float = STAMP_SECONDS) -> None:
 def _lease_and_stamp(job: Job, request: Request, site: Site, log: Log) -> None:
     terms = leases.terms_of(request, site)
     size = len(nodelist.expand(job.nodelist))
-    with LeaseStore(site.pool.store, _from_job_records, log) as store:
+    with LeaseStore(site.pool.store, from_job_records, log) as store:
         lease, new = _wait_for_lease(store, job, size, terms, site, log)
         try:
             stamped = record.Record("lease", request, lease)
@@ -143,26 +143,49 @@ def _stamp(job: Job, text: str, patience: float) -> None:
         time.sleep(POLL_SECONDS)
 
 
+class Sweep(NamedTuple):
+    """Leases without a job, as they were seen."""
+
+    lost: list[Due]
+    """Live, but their EpilogSlurmctld never came: they begin to end."""
+    over: list[tuple[Due, list[str]]]
+    """Ended, each with the nodes that may still hold its network: none means free."""
+
+
 def sweep(store: LeaseStore, cooldown: float, log: Log = _to_stderr) -> int:
     """Frees ended leases whose job has left its nodes, quarantines those with a lost node; returns how many
     were freed. When slurmctld gives no answer everything is kept.
     """
-    now = time.time()
-    due = store.due(cooldown, YOUNG_SECONDS, now)  # before slurmctld is asked: what comes later is not judged
-    if not due:
-        return 0
     try:
-        occupying = jobs.occupying()
-        newest = store.newest()
-        over = [seen for seen in due if _is_over(seen, occupying, newest)]
-        lost = [seen for seen in over if seen.state == "live"]
-        store.end_lost(lost, now)
-        for seen in lost:
-            log(f"job {seen.job} is gone without an EpilogSlurmctld: lease {seen.serial} is ending")
-        return _settle(store, [seen for seen in over if seen.state != "live"][:SWEEP_LIMIT], log)
+        return carry_out(store, find_over(store, cooldown), log)
     except jobs.ControllerUnreachable as error:
         log(f"ended leases are kept: {error}")
         return 0
+
+
+def find_over(store: LeaseStore, cooldown: float) -> Sweep:
+    """What a sweep would do; nothing is changed. Raises ControllerUnreachable."""
+    due = store.due(cooldown, YOUNG_SECONDS, time.time())  # first: what comes later is not judged
+    if not due:
+        return Sweep([], [])
+    occupying = jobs.occupying()
+    newest = store.newest()
+    over = [seen for seen in due if _is_over(seen, occupying, newest)]
+    ended = [seen for seen in over if seen.state != "live"][:SWEEP_LIMIT]
+    return Sweep([seen for seen in over if seen.state == "live"], _with_lost_nodes(store, ended))
+
+
+def carry_out(store: LeaseStore, found: Sweep, log: Log = _to_stderr) -> int:
+    """Ends, frees or quarantines what :func:`find_over` found; returns how many were freed."""
+    store.end_lost(found.lost, time.time())
+    for seen in found.lost:
+        log(f"job {seen.job} is gone without an EpilogSlurmctld: lease {seen.serial} is ending")
+    store.settle(found.over)
+    for seen, lost in found.over:
+        if lost and seen.state == "ending":
+            names = nodelist.fold(lost)
+            log(f"lease {seen.serial} of job {seen.job} is in quarantine until {names} reboots or is cleaned")
+    return sum(not lost for _, lost in found.over)
 
 
 def _is_over(seen: Due, occupying: Mapping[int, frozenset[str]], newest: Mapping[int, int]) -> bool:
@@ -173,22 +196,16 @@ def _is_over(seen: Due, occupying: Mapping[int, frozenset[str]], newest: Mapping
     return not states
 
 
-def _settle(store: LeaseStore, over: list[Due], log: Log) -> int:
+def _with_lost_nodes(store: LeaseStore, over: list[Due]) -> list[tuple[Due, list[str]]]:
     if not over:
-        return 0
+        return []
     waiting = store.quarantined()
     nodes = {seen.serial: waiting.get(seen.serial) or frozenset(nodelist.expand(seen.nodelist)) for seen in over}
     hosts = jobs.hosts(frozenset().union(*nodes.values()))
-    verdicts = [
+    return [
         (seen, sorted(node for node in nodes[seen.serial] if _may_hold_network(seen, hosts.get(node))))
         for seen in over
     ]
-    store.settle(verdicts)
-    for seen, lost in verdicts:
-        if lost and seen.state == "ending":
-            names = nodelist.fold(lost)
-            log(f"lease {seen.serial} of job {seen.job} is in quarantine until {names} reboots or is cleaned")
-    return sum(not lost for _, lost in verdicts)
 
 
 def _may_hold_network(seen: Due, host: jobs.Host | None) -> bool:
@@ -200,7 +217,7 @@ def _may_hold_network(seen: Due, host: jobs.Host | None) -> bool:
     return host.boot <= seen.ended and (seen.state == "quarantined" or host.suspect)
 
 
-def _from_job_records() -> list[Entry]:
+def from_job_records() -> list[Entry]:
     """The leases on job records, for a store that was lost. Raises ControllerUnreachable."""
     now = time.time()
     found = (_entry(job, now) for job in jobs.jobs())

@@ -16,14 +16,18 @@ import json
 import os
 import shutil
 import struct
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from ipaddress import IPv4Address
+from typing import Any
 
 from hpcnet import names
 
 NETWORK, ATTACHMENTS = 0, 1 << 32
 """Which of a job's locks: its place in the file, beside the job's number."""
+
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -68,20 +72,36 @@ def prepare() -> None:
 
 
 @contextlib.contextmanager
-def locked(job_id: int, part: int = NETWORK) -> Iterator[None]:
+def locked(job_id: int, part: int = NETWORK, seconds: float | None = None) -> Iterator[None]:
     """Hold the job's lock on this node: one byte, at the job's number, of one file that always stays.
 
     ``part``: NETWORK, what hooks build and remove; ATTACHMENTS, what is made for single containers meanwhile.
+    ``seconds``: how long to wait for who has it. Raises BlockingIOError after that.
     """
     prepare()
     file = _lock_file()
     try:
         # struct flock; of the open file: a lock of the process ends as soon as it closes the file anywhere else
         byte = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, part + job_id, 1, 0)
-        fcntl.fcntl(file, fcntl.F_OFD_SETLKW, byte)
+        if seconds is None:
+            fcntl.fcntl(file, fcntl.F_OFD_SETLKW, byte)
+        else:
+            _lock_within(file, byte, seconds)
         yield
     finally:
         os.close(file)
+
+
+def _lock_within(file: int, byte: bytes, seconds: float) -> None:
+    late = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, byte)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= late:
+                raise
+        time.sleep(_POLL_SECONDS)
 
 
 def _lock_file() -> int:
@@ -113,9 +133,26 @@ def read(job_id: int) -> Entry | None:
     """The intent, or None when there is none that can be read."""
     lines = _text(job_id, "journal").splitlines()
     try:
-        return Entry(**json.loads(lines[0]))
-    except (IndexError, ValueError, TypeError):
+        return _entry(json.loads(lines[0]), job_id)
+    except (IndexError, ValueError, TypeError, RecursionError):
         return None
+
+
+_TYPES = {"str": str, "int": int, "dict[str, str]": dict}
+
+
+def _entry(document: dict[str, Any], job_id: int) -> Entry:
+    """Raises ValueError, TypeError. Another version's keys are passed over; those it lacks have their default."""
+    known = {field.name: document[field.name] for field in fields(Entry) if field.name in document}
+    entry = Entry(**known)
+    for field in fields(Entry):
+        if type(getattr(entry, field.name)) is not _TYPES[str(field.type)]:
+            raise TypeError(field.name)
+    if entry.job_id != job_id or not 0 <= entry.vni < 1 << 24:
+        raise ValueError(f"{entry.job_id}, {entry.vni}")
+    if not all(type(address) is str and IPv4Address(address) for address in entry.underlays.values()):
+        raise TypeError("underlays")
+    return entry
 
 
 def steps(job_id: int) -> list[str]:

@@ -208,10 +208,10 @@ class LeaseStore:
                     sql.execute("DELETE FROM quarantine WHERE serial = ?", (seen.serial,))
                     sql.executemany("INSERT INTO quarantine VALUES (?, ?)", nodes)
 
-    def cleaned(self, node: str) -> int:
-        """Nothing of ended jobs is left on ``node``: frees what waited only for it; returns how many."""
+    def cleaned(self, node: str, serials: Iterable[int]) -> int:
+        """Nothing of these leases is left on ``node``: frees what waited only for it; returns how many."""
         with self._transaction() as sql:
-            sql.execute("DELETE FROM quarantine WHERE node = ?", (node,))
+            sql.executemany("DELETE FROM quarantine WHERE node = ? AND serial = ?", [(node, s) for s in serials])
             return sql.execute(
                 "DELETE FROM lease WHERE state = 'quarantined' AND serial NOT IN (SELECT serial FROM quarantine)"
             ).rowcount

@@ -3,6 +3,7 @@
 
 build(job, site)      converges; on failure everything is rolled back and the error goes on
 remove(job_id)        from the journal, else from names; twice is fine
+reap(job_id, ...)     the same of a job that is dead, if it still is as it was judged
 """
 
 from __future__ import annotations
@@ -221,6 +222,16 @@ def remove(job_id: int, site: Site) -> list[str]:
     """
     with journal.locked(job_id):
         return _remove(job_id, site)
+
+
+def reap(job_id: int, site: Site, seconds: float, unchanged: Callable[[], bool]) -> list[str] | None:
+    """Remove a dead job's network as :func:`remove` does; None: it is not as it was judged, and stays.
+
+    ``unchanged`` is asked under the job's lock. Raises NodeError; BlockingIOError when a Prolog or Epilog of the
+    job does not give the lock back within ``seconds``.
+    """
+    with journal.locked(job_id, seconds=seconds):
+        return _remove(job_id, site) if unchanged() else None
 
 
 def _remove(job_id: int, site: Site) -> list[str]:

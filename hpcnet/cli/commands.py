@@ -9,14 +9,14 @@ import sys
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
-from hpcnet import __version__, names
-from hpcnet.cli import networks, node, planning
+from hpcnet import __version__, names, reap
+from hpcnet.cli import cleanup, networks, node, planning
 from hpcnet.errors import HpcnetError, UserError
 
 _EXIT_CODES = """\
 exit codes:
   0  done; for check: nothing differs
-  1  check found a difference; show found no network of that job
+  1  check found a difference; show found no network of that job; cleanup could not remove something
   2  the command line or the --network option is wrong
   3  the site or the node stands in the way: configuration, slurmctld, the kernel
 
@@ -78,6 +78,27 @@ examples:
 _DETACH = """\
 example:
   hpcnet detach 1234 web
+"""
+
+_CLEANUP = """\
+A network is removed when all that can be asked say that its job is not here: no slurmstepd of the job runs on this
+node, and slurmctld has the job on no node, or on others. Who gives no answer is no reason to remove: without
+slurmctld everything stays, but what was built before this node was booted.
+
+Where the lease store is, also leases of dead jobs are freed. With --nodes, leases in quarantine that wait for
+these nodes are freed too, once cleanup there has found nothing of them.
+
+exit codes:
+  0  nothing of a dead job is left here; with --dry-run: there was nothing
+  1  something could not be removed; with --dry-run: something would be
+  3  something is kept because nobody could tell (slurmctld does not answer), or cleanup could not work
+
+examples:
+  hpcnet cleanup --dry-run
+  hpcnet cleanup --job 1234
+  hpcnet cleanup --boot                          before slurmd starts: what an earlier boot left
+  hpcnet cleanup --nodes 'n[1-40]'               from the controller, by ssh
+  hpcnet cleanup --nodes 'n[1-40]' --rsh 'clush -N -w'
 """
 
 _FILTER = """\
@@ -174,6 +195,24 @@ def _parser() -> argparse.ArgumentParser:
     attach.add_argument(
         "--ip", metavar="ADDRESS", type=_address, help="default: the first free one of the job here"
     )
+    cleaning = command("cleanup", cleanup.run, "remove networks and leases that have no live job", _CLEANUP)
+    cleaning.add_argument("--dry-run", action="store_true", help="only say what would be removed, and why")
+    cleaning.add_argument("--job", metavar="N", type=_job_id, default=0, help="only this job's")
+    cleaning.add_argument(
+        "--min-age",
+        metavar="S",
+        type=_seconds,
+        default=reap.MIN_AGE,
+        help="leave networks younger than this alone (seconds, default %(default)g; 0: none is too young)",
+    )
+    cleaning.add_argument("--boot", action="store_true", help="only what an earlier boot left; asks nobody")
+    cleaning.add_argument("--nodes", metavar="LIST", help="do it on these nodes, such as n[1-40], not here")
+    cleaning.add_argument(
+        "--rsh",
+        metavar="COMMAND",
+        default=cleanup.RSH,
+        help="what reaches a node: called with its name and a command line (default: %(default)s)",
+    )
     load = command("filter", node.run_filter, "hpcnet's own packet filter on this host", _FILTER)
     load.add_argument("action", choices=("show", "load"))
     return parser
@@ -194,6 +233,12 @@ def _job_or_task(text: str) -> str:
         )
     _job_id(job)
     return text
+
+
+def _seconds(text: str) -> float:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds")
+    return float(text)
 
 
 def _job_id(text: str) -> int:

@@ -100,7 +100,7 @@ def _epilog_slurmctld(job: Job, site: Site, broken: HpcnetError | None, log: _Lo
 
     if broken:
         raise broken
-    allocation.epilog_slurmctld(job, site)
+    allocation.epilog_slurmctld(job, site, log.write)
     return 0
 
 

@@ -20,7 +20,7 @@ from hpcnet.runtimes.engine import Engine
 
 def run_check(arguments: argparse.Namespace) -> int:
     """Exit code 1 when any job's network here differs from its plan."""
-    _as_root("check")
+    as_root("check")
     site = config.load(arguments.config)
     jobs = [arguments.job] if arguments.job else check.jobs()
     reports = [check.check(job, site) for job in jobs]
@@ -47,14 +47,14 @@ def run_filter(arguments: argparse.Namespace) -> int:
     if arguments.action == "show":
         print(packet_filter.ruleset(site.fabric.uplink, site.pool.vni), end="")
         return 0
-    _as_root("filter load")
+    as_root("filter load")
     lifecycle.load_filter(site)
     return 0
 
 
 def run_agent(arguments: argparse.Namespace) -> int:
     """Serve until a signal ends it."""
-    _as_root("agent")
+    as_root("agent")
     from hpcnet.agent import command
 
     return command.run(arguments.config)
@@ -62,7 +62,7 @@ def run_agent(arguments: argparse.Namespace) -> int:
 
 def run_attach(arguments: argparse.Namespace) -> int:
     """Print the interface that the container got."""
-    _as_root("attach")
+    as_root("attach")
     site = config.load(arguments.config)
     target = _namespace(arguments.container, site)
     name, endpoint, plan = attachment.attach(arguments.job, target, arguments.ip, site)
@@ -75,7 +75,7 @@ def run_attach(arguments: argparse.Namespace) -> int:
 
 def run_detach(arguments: argparse.Namespace) -> int:
     """Print the interfaces that are gone."""
-    _as_root("detach")
+    as_root("detach")
     gone = attachment.detach(arguments.job, _namespace(arguments.container, config.load(arguments.config)))
     if arguments.json:
         print_json({"removed": gone})
@@ -93,6 +93,7 @@ def _namespace(container: str, site: Site) -> str:
     return f"/proc/{container}/ns/net"
 
 
-def _as_root(command: str) -> None:
+def as_root(command: str) -> None:
+    """Raises NodeError for anybody else."""
     if os.geteuid() != 0:
         raise NodeError(f"{command} works on the kernel's state of other users' jobs; run it as root")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from hpcnet import names
 from hpcnet.errors import NodeError
-from hpcnet.kernel import child, interior, links, netns, rtnl
+from hpcnet.kernel import child, interior, links, netns, rtnl, stray
 from hpcnet.kernel.links import Link
 from hpcnet.model import Endpoint, Plan
 
@@ -89,4 +89,4 @@ def remove(name: str, namespace: int) -> None:
 def of_job(job_id: int, namespace: int) -> list[Link]:
     """The job's interfaces in that namespace."""
     with netns.inside_fd(namespace), rtnl.Rtnl() as there:
-        return [link for link in links.every(there) if interior.is_of(link, job_id)]
+        return [link for link in links.every(there) if stray.job_of(link) == job_id]

@@ -94,17 +94,21 @@ def expel(vni: int, vteps: Iterable[IPv4Address] | None = None) -> None:
 
 def admitted(vni: int) -> set[IPv4Address]:
     """The peers that the set admits for a VNI; empty when there is no table."""
+    return elements().get(vni, set())
+
+
+def elements() -> dict[int, set[IPv4Address]]:
+    """By VNI: the peers that the set admits; empty when there is no table. Raises NodeError."""
     result = _run("--json", "list", "set", "inet", NFT_TABLE, "vtep")
     if result.returncode != 0:
         if "No such file" in result.stderr:
-            return set()
+            return {}
         raise NodeError(f"nft cannot read table {NFT_TABLE}: {_first_line(result.stderr)}")
-    found = set()
+    found: dict[int, set[IPv4Address]] = {}
     for item in json.loads(result.stdout)["nftables"]:
         for element in item.get("set", {}).get("elem", ()):
             number, address = element["concat"]
-            if int(number) == vni:
-                found.add(IPv4Address(address))
+            found.setdefault(int(number), set()).add(IPv4Address(address))
     return found
 
 

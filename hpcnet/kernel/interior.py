@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hpcnet import names
 from hpcnet.errors import NodeError
-from hpcnet.kernel import links, netns, rtnl
+from hpcnet.kernel import links, netns, rtnl, stray
 from hpcnet.kernel.links import Link
 from hpcnet.model import Endpoint, Plan
 
@@ -149,35 +149,32 @@ def remove_devices(job_id: int, attached: bool = False) -> None:
     """Delete every device of the job and see that it is gone; no namespace is fine. Raises NodeError.
 
     The VXLAN device goes first: its children in containers' namespaces go with it. An IPoIB child whose
-    namespace died comes back to the host's, so that is looked through too. ``attached``: whether containers may
-    hold children of the uplink; then every namespace of the node is.
+    namespace died comes back to the host's, so that is looked through too; and so are all others, when the
+    namespace of the job's name does not have what it should, or when containers may hold children of the uplink
+    (``attached``).
     """
+    found = False
     if netns.exists(job_id):
         with netns.inside(job_id), rtnl.Rtnl() as job:
-            _delete(job, job_id, lambda link: link.group == names.DEVICE_GROUP)
+            found = _delete(job, job_id, lambda link: link.group == names.DEVICE_GROUP)
     with rtnl.Rtnl() as host:
-        _delete(host, job_id, lambda link: is_of(link, job_id))
-        for namespace in netns.everywhere() if attached else ():
-            with netns.inside_fd(namespace), rtnl.Rtnl() as there:
-                _delete(there, job_id, lambda link: is_of(link, job_id))
-        if attached:
+        _delete(host, job_id, lambda link: stray.job_of(link) == job_id)
+        if attached or not found:
+            for namespace, _ in stray.elsewhere():
+                with netns.inside_fd(namespace), rtnl.Rtnl() as there:
+                    _delete(there, job_id, lambda link: stray.job_of(link) == job_id)
             # again: a container that ended meanwhile brought its child back
-            _delete(host, job_id, lambda link: is_of(link, job_id))
+            _delete(host, job_id, lambda link: stray.job_of(link) == job_id)
 
 
-def _delete(netlink: rtnl.Rtnl, job_id: int, ours: Callable[[Link], bool]) -> None:
+def _delete(netlink: rtnl.Rtnl, job_id: int, ours: Callable[[Link], bool]) -> bool:
     found = [link for link in links.every(netlink) if ours(link)]
     for link in sorted(found, key=lambda link: link.kind != "vxlan"):
         links.delete(netlink, link.index)
     left = [link.name for link in links.every(netlink) if ours(link)] if found else []
     if left:
         raise NodeError(f"job {job_id}: {', '.join(left)} cannot be deleted")
-
-
-def is_of(link: Link, job_id: int) -> bool:
-    """Whether an interface, in whatever namespace, is hpcnet's and this job's."""
-    identity = names.parse_alias(link.alias)
-    return link.group == names.DEVICE_GROUP and identity is not None and identity[1] == job_id
+    return bool(found)
 
 
 def alias(job_id: int) -> str | None:

@@ -20,7 +20,10 @@ _IFLA_OPERSTATE = 16
 
 @dataclass(frozen=True)
 class Link:
-    """An interface as the kernel tells it; ``data`` holds the attributes of its kind, ``hardware`` is ARPHRD_*."""
+    """An interface as the kernel tells it; ``data`` holds the attributes of its kind, ``hardware`` is ARPHRD_*.
+
+    ``link_namespace`` is the id (:func:`namespace_id`) of the one that its lower device is in; -1: in its own.
+    """
 
     index: int
     name: str
@@ -33,6 +36,7 @@ class Link:
     address: bytes
     data: dict[int, bytes]
     hardware: int
+    link_namespace: int = -1
 
 
 def find(netlink: rtnl.Rtnl, name: str) -> Link | None:
@@ -68,6 +72,7 @@ def _parse(body: bytes) -> Link:
         address=found.get(rtnl.IFLA_ADDRESS, b""),
         data=rtnl.attributes(info.get(rtnl.IFLA_INFO_DATA, b"")),
         hardware=hardware,
+        link_namespace=_id(found.get(rtnl.IFLA_LINK_NETNSID)),
     )
 
 
@@ -77,6 +82,17 @@ def _text(payload: bytes | None) -> str:
 
 def _number(payload: bytes | None) -> int:
     return int(struct.unpack("=I", payload)[0]) if payload else 0
+
+
+def _id(payload: bytes | None) -> int:
+    return int(struct.unpack("=i", payload)[0]) if payload else -1
+
+
+def namespace_id(netlink: rtnl.Rtnl, namespace: int) -> int:
+    """The id by which the socket's namespace knows the one of this file descriptor; -1: by none."""
+    request = rtnl.message(rtnl.RTM_GETNSID, 0, bytes(4), rtnl.number(rtnl.NETNSA_FD, namespace))
+    answer = netlink.get(request)
+    return _id(rtnl.attributes(answer[1], 4).get(rtnl.NETNSA_NSID)) if answer else -1
 
 
 def uplink(netlink: rtnl.Rtnl, name: str, node: str, address: IPv4Address) -> Link:

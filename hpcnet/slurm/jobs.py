@@ -3,6 +3,8 @@
 
     for job in jobs(): ...              every job that slurmctld knows
     occupying()                         {12: {"RUNNING"}}: jobs that still have nodes
+    holders()                           {12: Holder({"RUNNING"}, {"n1", "n2"})}: and which
+    cluster()                           ClusterName of slurm.conf
     hosts(["n1", "n2"])                 {"n1": Host(...)}: states and boot times
     stamp(job, "text")                  sets the job's comment or extra
 
@@ -17,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hpcnet import nodelist
 from hpcnet.errors import SiteError
 from hpcnet.slurm.environment import Job
 
@@ -109,6 +112,36 @@ def occupying(timeout: float = _TIMEOUT) -> dict[int, frozenset[str]]:
         number, _, state = line.strip().partition(" ")
         found[int(number)] = found.get(int(number), frozenset()) | {state}
     return found
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A job that has nodes; of one that is COMPLETING only the nodes that are not done yet."""
+
+    states: frozenset[str]
+    nodes: frozenset[str]
+
+
+def holders(timeout: float = _TIMEOUT) -> dict[int, Holder]:
+    """Each job that has nodes, by job id, in one call."""
+    states = f"--states={OCCUPYING}"
+    text = run(["squeue", "--all", "--local", "--noheader", states, "--format=%A %T %N"], timeout)
+    found: dict[int, Holder] = {}
+    for line in text.splitlines():
+        number, state, *nodes = line.split()
+        older = found.get(int(number), Holder(frozenset(), frozenset()))
+        held = nodelist.expand(nodes[0]) if nodes else []
+        found[int(number)] = Holder(older.states | {state}, older.nodes | frozenset(held))
+    return found
+
+
+def cluster(timeout: float = _TIMEOUT) -> str:
+    """Name of the cluster whose slurmctld answers. Raises ControllerUnreachable."""
+    text = run(["scontrol", "show", "config"], timeout)
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", text, re.MULTILINE)
+    if found is None:
+        raise ControllerUnreachable("scontrol show config does not say ClusterName")
+    return found[1]
 
 
 def hosts(nodes: Iterable[str], timeout: float = _TIMEOUT) -> dict[str, Host]:

@@ -269,7 +269,7 @@ def test_a_node_that_failed_its_epilog_keeps_the_lease(slurmctld: Slurmctld) -> 
     slurmctld.now += 11
     assert slurmctld.start(3).state == "refused"
     with LeaseStore(slurmctld.site.pool.store, lambda: ()) as store:
-        store.cleaned("n1")
+        store.cleaned("n1", store.quarantined())
     assert slurmctld.start(4).state == "lease"
 
 

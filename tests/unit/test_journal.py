@@ -120,14 +120,32 @@ def test_a_step_that_a_crash_left_half_written_is_ignored(state: Path) -> None:
         '"devices"\n',
         "{}\n",
         '{"cluster": "lab"}\n',
-        json.dumps({**ENTRY.__dict__, "later": 1}) + "\n",
         "\x00" * 64,
+        "[" * 100_000,
+        *(json.dumps({**ENTRY.__dict__, key: None}) + "\n" for key in ENTRY.__dict__),
+        *(json.dumps({**ENTRY.__dict__, key: [1]}) + "\n" for key in ENTRY.__dict__),
+        json.dumps({**ENTRY.__dict__, "job_id": 13}) + "\n",
+        json.dumps({**ENTRY.__dict__, "vni": True}) + "\n",
+        json.dumps({**ENTRY.__dict__, "vni": -1}) + "\n",
+        json.dumps({**ENTRY.__dict__, "vni": 1 << 24}) + "\n",
+        json.dumps({**ENTRY.__dict__, "underlays": {"n1": 5}}) + "\n",
+        json.dumps({**ENTRY.__dict__, "underlays": {"n1": "n1-ib"}}) + "\n",
     ],
 )
 def test_a_journal_that_cannot_be_read_is_none(state: Path, text: str) -> None:
     journal.begin(ENTRY)
     (state / "jobs/12/journal").write_text(text, encoding="utf-8")
     assert journal.read(12) is None
+
+
+def test_a_journal_of_another_version_is_read(state: Path) -> None:
+    journal.begin(ENTRY)
+    newer = {**ENTRY.__dict__, "later": 1}
+    (state / "jobs/12/journal").write_text(json.dumps(newer) + "\n", encoding="utf-8")
+    assert journal.read(12) == ENTRY
+    older = {key: value for key, value in newer.items() if not key.startswith("uplink_") or key == "uplink_mtu"}
+    (state / "jobs/12/journal").write_text(json.dumps(older) + "\n", encoding="utf-8")
+    assert journal.read(12) == ENTRY
 
 
 def test_a_journal_that_is_not_text_is_none(state: Path) -> None:

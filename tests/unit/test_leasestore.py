@@ -104,8 +104,8 @@ def test_settle_frees_or_quarantines(path: str) -> None:
         assert store.quarantined() == {two.serial: {"n1", "n2"}}
         store.settle([(due(store)[0], ["n2"])])
         assert store.quarantined() == {two.serial: {"n2"}}
-        assert store.cleaned("n1") == 0
-        assert store.cleaned("n2") == 1
+        assert store.cleaned("n1", store.quarantined()) == 0
+        assert store.cleaned("n2", store.quarantined()) == 1
         assert store.entries() == []
         assert store.quarantined() == {}
 
@@ -347,7 +347,7 @@ class Controller(RuleBasedStateMachine):
 
     @rule(node=st.sampled_from(["n1", "n2"]))
     def clean(self, node: str) -> None:
-        self.store.cleaned(node)
+        self.store.cleaned(node, self.store.quarantined())
 
     @rule(seconds=st.integers(-5, 5))
     def time_passes(self, seconds: int) -> None:

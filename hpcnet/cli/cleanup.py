@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hpcnet cleanup``: networks without a job, here or on other nodes; leases without a job where the store is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpcnet import allocation, config, leasestore, lifecycle, nodelist, reap
+from hpcnet.allocation import Sweep
+from hpcnet.cli.node import as_root
+from hpcnet.cli.table import print_json
+from hpcnet.config import Site
+from hpcnet.errors import HpcnetError, UserError
+from hpcnet.leasestore import LeaseStore
+
+RSH = "ssh -o BatchMode=yes -o ConnectTimeout=10"
+AT_ONCE = 32
+"""Nodes that are worked on at the same time."""
+
+NODE_SECONDS = 300
+"""How long one node may take."""
+
+DONE, LEFT, UNKNOWN = 0, 1, 3
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0: nothing is left; 1: something could not be (dry run: would be) removed; 3: nobody can tell."""
+    as_root("cleanup")
+    site = config.load(arguments.config)
+    if arguments.nodes:
+        if arguments.boot:
+            raise UserError("--boot is for the node itself, before its slurmd starts; leave out --nodes")
+        return _over_nodes(arguments, site)
+    terms = reap.Terms(lifecycle.boot_id(), time.time(), arguments.min_age, arguments.job, arguments.boot)
+    report = reap.run(site, terms, arguments.dry_run)
+    leases = None if arguments.boot else _leases(site, arguments)
+    document = {"node": os.uname().nodename, **report.document(), "leases": leases.document() if leases else None}
+    if arguments.json:
+        print_json(document)
+    else:
+        for line in lines(document):
+            print(line)
+    if report.left or (leases and leases.left):
+        return LEFT
+    return UNKNOWN if report.unknown or (leases and leases.silence) else DONE
+
+
+def lines(document: Mapping[str, Any]) -> list[str]:
+    """The report of one host for a person; live jobs' networks only in a dry run."""
+    dry_run, found = document["dry_run"], []
+    verbs = {"found": "would be removed", "failed": "CANNOT BE REMOVED"}
+    for network in document["networks"]:
+        if network["kind"] == reap.LIVE and not dry_run:
+            continue
+        identity = f", lease {network['serial']} of cluster {network['cluster']}" if network["serial"] else ""
+        done = verbs.get(network["done"], network["done"])
+        found.append(f"job {network['job_id']}{identity}: {done}: {network['reason']}")
+        found += [f"  {line}" for line in (*network["what"], *network["complaints"])]
+    for entry in document["filter"]:
+        done = "would be removed" if dry_run else "removed"
+        peers = ", ".join(entry["peers"])
+        found.append(f"packet filter: VNI {entry['vni']} from {peers} {done}: no network here has it")
+    if document["problem"]:
+        found.append(f"packet filter: {document['problem']}")
+    for lease in (document["leases"] or {}).get("leases", ()):
+        found.append(f"lease {lease['serial']} of job {lease['job']}: {lease['verdict']}")
+    if (document["leases"] or {}).get("silence"):
+        found.append(f"leases are kept: {document['leases']['silence']}")
+    return found or ["nothing of a dead job is here"]
+
+
+# On the controller.
+
+
+@dataclass
+class Leases:
+    """What became of the leases without a job."""
+
+    dry_run: bool
+    found: list[dict[str, Any]] = field(default_factory=list)
+    silence: str = ""
+    """Why slurmctld gave no answer."""
+
+    @property
+    def left(self) -> bool:
+        """Whether a dry run found any."""
+        return self.dry_run and bool(self.found)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"leases": self.found, "silence": self.silence or None}
+
+
+def _leases(site: Site, arguments: argparse.Namespace) -> Leases | None:
+    """Only where the store is: the controllers."""
+    if not os.path.exists(site.pool.store):
+        return None
+    leases = Leases(arguments.dry_run)
+    with _store(site, arguments.dry_run) as store:
+        try:
+            over = _of_job(allocation.find_over(store, site.pool.cooldown), arguments.job)
+        except HpcnetError as error:
+            leases.silence = str(error)
+            return leases
+        would = "would be " if arguments.dry_run else ""
+        for seen in over.lost:
+            verdict = f"{would}ended: its EpilogSlurmctld never came"
+            leases.found.append({"serial": seen.serial, "job": seen.job, "verdict": verdict})
+        for seen, nodes in over.over:
+            if nodes and seen.state == "quarantined":
+                continue  # it has waited for them before
+            waits = f"{would}put in quarantine until {nodelist.fold(nodes)} reboots or is cleaned" if nodes else ""
+            verdict = waits or f"{would}freed"
+            leases.found.append({"serial": seen.serial, "job": seen.job, "verdict": verdict})
+        if not arguments.dry_run:
+            allocation.carry_out(store, over, lambda line: None)
+    return leases
+
+
+def _store(site: Site, dry_run: bool) -> LeaseStore:
+    if dry_run:
+        leasestore.peek(site.pool.store)  # one that is damaged would be made anew
+    return LeaseStore(site.pool.store, allocation.from_job_records)
+
+
+def _of_job(found: Sweep, job: int) -> Sweep:
+    lost = [seen for seen in found.lost if job in (0, seen.job)]
+    return Sweep(lost, [(seen, nodes) for seen, nodes in found.over if job in (0, seen.job)])
+
+
+# Over nodes.
+
+
+def _over_nodes(arguments: argparse.Namespace, site: Site) -> int:
+    nodes = nodelist.expand(arguments.nodes)
+    keep_store = arguments.dry_run or not os.path.exists(site.pool.store)
+    waiting = {} if keep_store else _quarantined(site, arguments.job)
+    answers: dict[str, dict[str, Any]] = {}
+    codes = set()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        working = {pool.submit(_on_node, node, arguments): node for node in nodes}
+        for count, future in enumerate(as_completed(working), 1):
+            node = working[future]
+            code, answers[node] = future.result()
+            codes.add(code)
+            said = answers[node].get("error") or _summary(answers[node])
+            print(f"{count}/{len(nodes)} {node}: {said}", file=sys.stderr)
+    freed = _tell_store(site, waiting, answers)
+    if arguments.json:
+        print_json({"nodes": answers, "freed": freed})
+    else:
+        _print_nodes(nodes, answers, freed)
+    return max(codes, key=(DONE, LEFT, UNKNOWN).index, default=DONE)
+
+
+def _on_node(node: str, arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """Exit code and report of cleanup on one node; a node that cannot be reached is an ``error``."""
+    program = os.path.abspath(sys.argv[0])
+    words = [program, "cleanup", "--json", "--min-age", f"{arguments.min_age:.0f}", "--config", arguments.config]
+    words += ["--dry-run"] if arguments.dry_run else []
+    words += ["--job", str(arguments.job)] if arguments.job else []
+    command = [*shlex.split(arguments.rsh), node, *map(shlex.quote, words)]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=NODE_SECONDS,
+            check=False,
+        )
+        document = json.loads(done.stdout)
+        if isinstance(document, dict) and isinstance(document.get("networks"), list):
+            return done.returncode if done.returncode in (DONE, LEFT) else UNKNOWN, document
+    except subprocess.TimeoutExpired:
+        return UNKNOWN, {"error": f"no answer within {NODE_SECONDS} s"}
+    except OSError as error:
+        return UNKNOWN, {"error": f"{command[0]} cannot be started: {error.strerror}"}
+    except ValueError:
+        pass
+    why = " ".join(done.stderr.split())[-200:] or f"exit code {done.returncode}, and no report"
+    return UNKNOWN, {"error": why}
+
+
+def _summary(document: Mapping[str, Any]) -> str:
+    counts: dict[str, int] = {}
+    for network in document["networks"]:
+        done = "live" if network["kind"] == reap.LIVE else network["done"]
+        counts[done] = counts.get(done, 0) + 1
+    return ", ".join(f"{count} {done}" for done, count in counts.items()) or "nothing"
+
+
+def _print_nodes(nodes: list[str], answers: Mapping[str, Mapping[str, Any]], freed: int) -> None:
+    for node in nodes:
+        answer = answers[node]
+        for line in [answer["error"]] if "error" in answer else lines(answer):
+            print(f"{node}: {line}")
+    if freed:
+        print(f"leases freed from quarantine: {freed}")
+
+
+def _quarantined(site: Site, job: int) -> dict[str, set[int]]:
+    """By node: serials of leases in quarantine that wait for it, before the node is looked at."""
+    found: dict[str, set[int]] = {}
+    with _store(site, dry_run=False) as store:
+        job_of = {entry.lease.serial: entry.job for entry in store.entries()}
+        for serial, nodes in store.quarantined().items():
+            for node in nodes if job in (0, job_of.get(serial)) else ():
+                found.setdefault(node, set()).add(serial)
+    return found
+
+
+def _tell_store(site: Site, waiting: Mapping[str, set[int]], answers: Mapping[str, Mapping[str, Any]]) -> int:
+    """Frees leases that wait for nodes that have nothing of them any more; returns how many."""
+    if not waiting:
+        return 0
+    with _store(site, dry_run=False) as store:
+        job_of = {entry.lease.serial: entry.job for entry in store.entries()}
+        freed = 0
+        for node, serials in waiting.items():
+            answer = answers.get(node, {"error": "not asked"})
+            if "error" in answer or answer["problem"]:
+                continue
+            here = [network for network in answer["networks"] if network["done"] != "removed"]
+            gone = {serial for serial in serials if not any(_has(network, serial, job_of) for network in here)}
+            freed += store.cleaned(node, gone)
+    return freed
+
+
+def _has(network: Mapping[str, Any], serial: int, job_of: Mapping[int, int]) -> bool:
+    """Whether something kept on a node may be of this lease."""
+    return network["serial"] == serial or (not network["serial"] and network["job_id"] == job_of.get(serial))
