@@ -8,13 +8,14 @@ reap(job_id, ...)     the same of a job that is dead, if it still is as it was j
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from hpcnet import fabric, jobfiles, journal, names, nodelist, record, slots
 from hpcnet.config import Site
-from hpcnet.errors import NodeError, SiteError
+from hpcnet.errors import HpcnetError, NodeError, SiteError
 from hpcnet.journal import Entry
 from hpcnet.kernel import child, infiniband, interior, links, netns, rtnl, segment
 from hpcnet.kernel import filter as packet_filter
@@ -231,10 +232,11 @@ def reap(job_id: int, site: Site, seconds: float, unchanged: Callable[[], bool])
     job does not give the lock back within ``seconds``.
     """
     with journal.locked(job_id, seconds=seconds):
-        return _remove(job_id, site) if unchanged() else None
+        return _remove(job_id, site, site.offer.docker) if unchanged() else None
 
 
-def _remove(job_id: int, site: Site) -> list[str]:
+def _remove(job_id: int, site: Site, ask_docker: bool = False) -> list[str]:
+    """``ask_docker``: also when nothing here says that the job has a Docker network."""
     journal.withdraw(job_id)
     with journal.locked(job_id, journal.ATTACHMENTS):
         pass  # who found the network complete has made its interface, and nobody finds it so any more
@@ -247,7 +249,8 @@ def _remove(job_id: int, site: Site) -> list[str]:
     vni = _held_vni(job_id, entry)
     interior.remove_devices(job_id, attached=vni is None and bool(slots.taken(job_id)))
     netns.delete(job_id)
-    complaints += _remove_docker(job_id, site)
+    if ask_docker or journal.docker(job_id) or _asks_for_docker(entry):
+        complaints += _remove_docker(job_id, site)
     try:
         if vni is not None:
             packet_filter.expel(vni, entry.vteps if entry and entry.vni == vni else None)
@@ -265,10 +268,15 @@ def _held_vni(job_id: int, entry: Entry | None) -> int | None:
     return vni
 
 
+def _asks_for_docker(entry: Entry | None) -> bool:
+    """So that a network that dockerd made after its Prolog had given up waiting goes too."""
+    with contextlib.suppress(HpcnetError):
+        return entry is not None and _lease(entry)[1].docker
+    return False
+
+
 def _remove_docker(job_id: int, site: Site) -> list[str]:
     """Its containers have no interface any more; what dockerd does not do now, ``hpcnet cleanup`` does later."""
-    if not journal.docker(job_id):
-        return []
     from hpcnet.runtimes import docker
     from hpcnet.runtimes.engine import Engine
 

@@ -5,8 +5,7 @@
     run(site, terms, dry_run) -> Report         this node: look, ask, remove
 
 The node is looked at first and Slurm asked after that: a job that starts meanwhile was not seen, and is not
-judged. What else a job may leave, such as a Docker network, is one place more for remains.found() to look at, and
-for lifecycle to remove.
+judged. What else a job may leave is one place more for remains.found() to look at, and for lifecycle to remove.
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ from hpcnet.config import Site
 from hpcnet.errors import HpcnetError
 from hpcnet.kernel import filter as packet_filter
 from hpcnet.remains import Remains
+from hpcnet.runtimes import docker
+from hpcnet.runtimes.engine import Engine
 from hpcnet.slurm import jobs, steps
 
 MIN_AGE = 60.0
@@ -126,7 +127,7 @@ class Report:
     entries: dict[int, list[str]] = field(default_factory=dict)
     """Of the packet filter, by VNI: peers of no network here."""
     problem: str = ""
-    """Why the packet filter could not be looked at."""
+    """Why the packet filter or dockerd could not be looked at."""
 
     @property
     def unknown(self) -> bool:
@@ -158,7 +159,7 @@ def run(site: Site, terms: Terms, dry_run: bool) -> Report:
     """Look at this node, ask Slurm where that decides, and remove what is dead."""
     report = Report(dry_run)
     seen = {} if terms.boot else _filter_entries(report, site)  # first, see remains.unclaimed
-    here = remains.found()
+    here = remains.found(_docker_networks(report, site))
     wanted = [left for left in here if terms.job in (0, left.job_id)]
     known = _ask(wanted, terms)
     for left in wanted:
@@ -187,6 +188,21 @@ def _filter_entries(report: Report, site: Site) -> dict[int, set[IPv4Address]]:
         return {}
 
 
+def _docker_networks(report: Report, site: Site) -> Mapping[int, docker.Network]:
+    try:
+        return _docker(site)
+    except HpcnetError as error:
+        report.problem = str(error)
+        return {}
+
+
+def _docker(site: Site) -> Mapping[int, docker.Network]:
+    """Raises NodeError."""
+    if not site.offer.docker:
+        return {}
+    return docker.by_job(Engine(site.docker.socket, site.docker.deadline))
+
+
 def _ask(wanted: list[Remains], terms: Terms) -> Known:
     """slurmctld only where what this node knows does not decide: a quiet node costs the controller nothing."""
     if terms.boot:
@@ -203,7 +219,7 @@ def _ask(wanted: list[Remains], terms: Terms) -> Known:
 def _removed(network: Network, site: Site) -> Network:
     left = network.left
     try:
-        complaints = lifecycle.reap(left.job_id, site, LOCK_SECONDS, lambda: remains.of_job(left.job_id) == left)
+        complaints = lifecycle.reap(left.job_id, site, LOCK_SECONDS, lambda: _again(left, site) == left)
     except BlockingIOError:
         busy = Verdict(LIVE, f"its Prolog or Epilog is at work, for {LOCK_SECONDS:g} s already")
         return replace(network, verdict=busy)
@@ -212,6 +228,10 @@ def _removed(network: Network, site: Site) -> Network:
     if complaints is None:
         return replace(network, verdict=Verdict(LIVE, "it has changed since it was judged"))
     return replace(network, done="removed", complaints=tuple(complaints))
+
+
+def _again(left: Remains, site: Site) -> Remains | None:
+    return remains.of_job(left.job_id, _docker(site))
 
 
 def _expel(report: Report, found: Mapping[int, set[IPv4Address]], site: Site) -> None:

@@ -4,7 +4,8 @@
     for remains in found(): ...     all jobs
     of_job(17)                      one, or None
 
-Places: the state directory, the namespace of the job's name, the host's own namespace, every other namespace.
+Places: the state directory, the namespace of the job's name, the host's own namespace, every other namespace, and
+dockerd, which the caller asks: it may not answer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import errno
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -21,9 +22,13 @@ from hpcnet import journal, names, record
 from hpcnet.errors import HpcnetError
 from hpcnet.kernel import interior, netns, segment, stray
 from hpcnet.kernel.links import Link
+from hpcnet.runtimes import docker
 
 Entries = dict[int, set[IPv4Address]]
 """Of the packet filter: VNI to peers."""
+
+Networks = Mapping[int, docker.Network]
+"""dockerd's, by job."""
 
 _Strays = list[tuple[str, Link]]
 
@@ -52,17 +57,17 @@ class Remains:
     vnis: frozenset[int] = frozenset()
 
 
-def found() -> list[Remains]:
+def found(networks: Networks) -> list[Remains]:
     """Everything on this node, by job."""
     strays = _strays()
-    jobs = sorted({*journal.jobs(), *netns.pinned(), *strays})
-    everything = (_remains(job, strays.get(job, [])) for job in jobs)
+    jobs = sorted({*journal.jobs(), *netns.pinned(), *strays, *networks})
+    everything = (_remains(job, strays.get(job, []), networks.get(job)) for job in jobs)
     return [remains for remains in everything if remains]
 
 
-def of_job(job_id: int) -> Remains | None:
+def of_job(job_id: int, networks: Networks) -> Remains | None:
     """What is here of this job, or None."""
-    return _remains(job_id, _strays().get(job_id, []))
+    return _remains(job_id, _strays().get(job_id, []), networks.get(job_id))
 
 
 def unclaimed(seen: Entries, all_here: Iterable[Remains]) -> Entries:
@@ -92,10 +97,10 @@ def _strays() -> dict[int, _Strays]:
     return strays
 
 
-def _remains(job_id: int, strays: _Strays) -> Remains | None:
+def _remains(job_id: int, strays: _Strays, network: docker.Network | None) -> Remains | None:
     """None: nothing, or its Epilog takes it away just now."""
     try:
-        remains = _looked_at(job_id, strays)
+        remains = _looked_at(job_id, strays, network)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EINVAL):  # its namespace's pin went between two steps
             return None
@@ -103,17 +108,20 @@ def _remains(job_id: int, strays: _Strays) -> Remains | None:
     return remains if remains.what else None
 
 
-def _looked_at(job_id: int, strays: _Strays) -> Remains:
+def _looked_at(job_id: int, strays: _Strays, network: docker.Network | None) -> Remains:
     entry = journal.read(job_id)
     directory = os.path.isdir(names.job_dir(job_id))
     pinned, devices = netns.exists(job_id), list(interior.devices(job_id).values())
     own = [link for link in devices if link.group == names.DEVICE_GROUP]
     identities = [names.parse_alias(link.alias) for link in (*own, *(link for _, link in strays))]
+    if network:
+        identities.append((network.cluster, network.job_id, network.serial))
     known = [identity for identity in identities if identity and identity[1] == job_id]
     cluster, _, serial = known[0] if known else (entry.cluster if entry else "", 0, _serial(entry))
     what = [f"{names.netns(job_id)}{_listed(own)}"] if pinned else []
     what += [f"{where}: {link.name}" for where, link in strays]
     what += [f"{names.job_dir(job_id)}{_listed_files(job_id)}"] if directory else []
+    what += [f"Docker network {network.name}"] if network else []
     if not pinned and os.path.lexists(names.netns_path(job_id)):
         what.append(f"{names.netns_path(job_id)}, which pins nothing")
     vnis = {vni for vni in map(_vni, (*own, *(link for _, link in strays))) if vni}

@@ -10,7 +10,7 @@ that was connected to it later is only disconnected.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -85,11 +85,6 @@ def remove(job_id: int, engine: Engine) -> None:
             _remove(network["Id"], network["Name"], engine)
 
 
-def exists(job_id: int, engine: Engine) -> bool:
-    """Whether dockerd has the job's network. Raises NodeError."""
-    return any(_label(network, LABEL) == str(job_id) for network in ours(engine))
-
-
 def ours(engine: Engine) -> list[dict[str, Any]]:
     """dockerd's networks that hpcnet made. Raises NodeError."""
     answer = engine.call("GET", "/networks", filters={"label": [LABEL]})
@@ -109,11 +104,27 @@ def process_of(container: str, engine: Engine) -> int:
     return process
 
 
-def stale(jobs: Iterable[int], engine: Engine) -> list[int]:
-    """Job ids of networks of ours that are none of ``jobs``. Raises NodeError."""
-    alive = {str(job) for job in jobs}
-    found = {str(_label(network, LABEL)) for network in ours(engine)}
-    return sorted(int(job) for job in found - alive if job.isdecimal())
+@dataclass(frozen=True)
+class Network:
+    """A Docker network of a job on this node, live or dead, as its labels tell."""
+
+    job_id: int
+    cluster: str
+    serial: int
+    """Of the lease."""
+    identity: str
+    name: str
+
+
+def by_job(engine: Engine) -> dict[int, Network]:
+    """All of them. Raises NodeError."""
+    found = {}
+    for network in ours(engine):
+        job, serial = _label(network, LABEL) or "", _label(network, "hpcnet.serial") or ""
+        if job.isdecimal() and serial.isdecimal():
+            cluster = _label(network, "hpcnet.cluster") or ""
+            found[int(job)] = Network(int(job), cluster, int(serial), str(network["Id"]), str(network["Name"]))
+    return found
 
 
 def _label(network: dict[str, Any], key: str) -> str | None:
