@@ -4,11 +4,12 @@
  *
  *     required /opt/hpcnet/lib/hpcnet/hpcnet_spank.so [state=/run/hpcnet]
  *
- * The Prolog leaves what to join, or why not, in the job's state directory. The plugin acts on it in three steps:
+ * The Prolog leaves what to join, or why not, in the job's state directory. The plugin acts on it in four steps:
  *
- *     init                  in slurmstepd, as root: environment and verdict (verdict.c)
+ *     init                  in slurmstepd, as root: environment and verdict (verdict.c), relay (pmix.c, relay.c)
  *     task_init_privileged  in the forked task, as root: join (join.c)
- *     task_init             in the task, as the user, stdio in place: the gate
+ *     task_init             in the task, as the user, stdio in place: where the PMIx server is, the gate
+ *     exit                  in slurmstepd, at the step's end: the relay's end
  *
  * Only the gate stops a task. An error from init or user_init drains the node of a batch job (slurmstepd/mgr.c), and a
  * child that dies before slurmstepd has put it into its process container may fail the launch. A task that exits in
@@ -56,7 +57,8 @@ static void init_step(spank_t sp)
 {
 	if (spank_get_item(sp, S_JOB_ID, &step.job_id) != ESPANK_SUCCESS ||
 	    spank_get_item(sp, S_JOB_STEPID, &step.step_id) != ESPANK_SUCCESS ||
-	    spank_get_item(sp, S_JOB_UID, &step.uid) != ESPANK_SUCCESS) {
+	    spank_get_item(sp, S_JOB_UID, &step.uid) != ESPANK_SUCCESS ||
+	    spank_get_item(sp, S_JOB_GID, &step.gid) != ESPANK_SUCCESS) {
 		refuse("slurmstepd does not say which job this is");
 		return;
 	}
@@ -66,6 +68,8 @@ static void init_step(spank_t sp)
 	read_verdict(sp);
 	if (!is_ordinary_step())
 		step.join = false;
+	if (step.join && !step.refusal[0])
+		prepare_pmix(sp);
 	if (step.refusal[0])
 		slurm_info("hpcnet: %s", step.refusal);
 }
@@ -123,12 +127,23 @@ int slurm_spank_task_init(spank_t sp, int argc, char *argv[])
 		errno = ENOTSUP;
 		cannot_join("an earlier plugin of plugstack.conf failed");
 	}
+	if (!step.refusal[0])
+		reach_pmix(sp);
 	if (!step.refusal[0] || step.step_id == SLURM_EXTERN_CONT)
 		return ESPANK_SUCCESS;
 	spank_get_item(sp, S_TASK_ID, &local_task);
 	if (local_task == 0 || step.every_task_says)
 		dprintf(STDERR_FILENO, "hpcnet: %s\n", step.refusal);
 	_exit(EXIT_FAILURE);
+}
+
+/* ---------------------------------------------------------------- exit: the relay's end */
+
+int slurm_spank_exit(spank_t sp, int argc, char *argv[])
+{
+	(void)sp, (void)argc, (void)argv;
+	end_relay();
+	return ESPANK_SUCCESS;
 }
 
 /* ---------------------------------------------------------------- srun, before Slurm 24.11 */

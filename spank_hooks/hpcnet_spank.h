@@ -21,6 +21,7 @@ struct step {
 	uint32_t job_id;
 	uint32_t step_id;
 	uid_t uid;
+	gid_t gid;
 	bool join;		/* the network file says so, and this kind of step does */
 	bool joined;
 	char netns[64];		/* a name in /run/netns */
@@ -41,6 +42,16 @@ void read_verdict(spank_t sp);
 
 /* join.c */
 bool cannot_join(const char *what);
+bool join_namespace(void);
 bool join_network(void);
+
+/* relay.c */
+void start_relay(void);
+uint16_t ask_relay(uint16_t port);
+void end_relay(void);
+
+/* pmix.c */
+void prepare_pmix(spank_t sp);
+void reach_pmix(spank_t sp);
 
 #endif

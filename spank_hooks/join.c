@@ -34,7 +34,7 @@ static bool bind_over(int fd, const char *path)
 	return mount(source, path, NULL, MS_BIND | MS_REC, NULL) == 0;
 }
 
-static bool join_namespace(void)
+bool join_namespace(void)
 {
 	char path[sizeof(NETNS_DIR) + sizeof(step.netns) + 1];
 	bool joined;
