@@ -216,19 +216,21 @@ class Lab:
         slurm: Mapping[str, str | None] | None = None,
         hpcnet: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Change slurm.conf and hpcnet.toml on all hosts, and restart Slurm's daemons.
+        """Change slurm.conf and hpcnet.toml on all hosts; restart Slurm's daemons when slurm.conf is another one.
 
         ``slurm`` maps keys to values (None leaves the key out), ``hpcnet`` sections to keys and values. They
         hold until changed again: ``configure()`` with nothing brings the lab's own settings back.
         """
         with self._changing() as assembly:
+            changed = assembly.state.slurm != dict(slurm or {})
             assembly.state.slurm = dict(slurm or {})
             assembly.state.hpcnet = {section: dict(values) for section, values in (hpcnet or {}).items()}
             assembly.save()
             for host in assembly.hosts():
                 assembly.write_settings(host)
-        self._restart("slurmctld")
-        self.restart("slurmd")
+        if changed:
+            self._restart("slurmctld")
+            self.restart("slurmd")
 
     def reinstall(self) -> None:
         """Install the checkout's present code anew, without touching any host."""
