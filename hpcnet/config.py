@@ -72,7 +72,7 @@ class Defaults:
     mode: str = "vxlan"
     endpoints: int = 8
     join: str = "tasks"
-    egress: str = "none"
+    egress: str = "host"
     docker: bool = False
 
 
@@ -81,7 +81,7 @@ class Offer:
     """What users of this site may ask for."""
 
     modes: tuple[str, ...] = ("vxlan",)
-    egress: tuple[str, ...] = ("none",)
+    egress: tuple[str, ...] = EGRESSES
     docker: bool = False
     max_endpoints: int = 64
     pkeys: tuple[str, ...] = ()
@@ -269,7 +269,7 @@ _KEYS: Mapping[str, Mapping[str, Check]] = {
     },
     "offer": {
         "modes": _list_of(_one_of(*MODES)),
-        "egress": _list_of(_one_of("none")),
+        "egress": _list_of(_one_of(*EGRESSES)),
         "docker": _boolean,
         "max_endpoints": _integer(1, 1024),
         "pkeys": _PKEYS,

@@ -71,6 +71,10 @@ def prepare() -> None:
     os.close(_lock_file())
 
 
+NODE = 0
+"""In place of a job: the lock of what all jobs here share. Taken after a job's own."""
+
+
 @contextlib.contextmanager
 def locked(job_id: int, part: int = NETWORK, seconds: float | None = None) -> Iterator[None]:
     """Hold the job's lock on this node: one byte, at the job's number, of one file that always stays.
@@ -210,6 +214,12 @@ def refusal(job_id: int) -> str:
 def published(job_id: int) -> bool:
     """Whether the job's network is complete."""
     return os.path.exists(f"{names.job_dir(job_id)}/network")
+
+
+def variables(job_id: int) -> dict[str, str]:
+    """The HPCNET_* variables of the job's tasks here; empty when its network is not complete."""
+    pairs = (line.partition("=") for line in _text(job_id, "network").splitlines())
+    return {key: value for key, _, value in pairs if key.startswith("HPCNET_")}
 
 
 def erase(job_id: int) -> None:

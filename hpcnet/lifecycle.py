@@ -17,7 +17,7 @@ from hpcnet import fabric, jobfiles, journal, names, nodelist, record, slots
 from hpcnet.config import Site
 from hpcnet.errors import HpcnetError, NodeError, SiteError
 from hpcnet.journal import Entry
-from hpcnet.kernel import child, infiniband, interior, links, netns, rtnl, segment
+from hpcnet.kernel import child, egress, infiniband, interior, links, netns, rtnl, segment, translation
 from hpcnet.kernel import filter as packet_filter
 from hpcnet.model import NONE, Lease, Plan
 from hpcnet.plan import plan
@@ -179,6 +179,18 @@ def _connect_child(wanted: Plan, site: Site) -> None:
     child.connect(wanted)
 
 
+def _egress(wanted: Plan, site: Site) -> None:
+    if wanted.egress:
+        _admit_out(wanted, site)
+        egress.connect(wanted)
+
+
+def _admit_out(wanted: Plan, site: Site) -> None:
+    if wanted.egress:
+        with journal.locked(journal.NODE):
+            translation.admit(wanted.job_id, wanted.tasks.ipv4, (site.pool.ipv4, site.direct.ipv4))
+
+
 def _docker(wanted: Plan, site: Site) -> None:
     if wanted.lease.docker:
         from hpcnet.runtimes import docker
@@ -198,6 +210,7 @@ STEPS: dict[str, tuple[tuple[str, Step], ...]] = {
         ("devices", _devices),
         ("filter", _filter),
         ("connect", _connect),
+        ("egress", _egress),
         ("docker", _docker),
         ("publish", _publish),
     ),
@@ -205,6 +218,7 @@ STEPS: dict[str, tuple[tuple[str, Step], ...]] = {
         ("namespace", _namespace),
         ("devices", _child),
         ("connect", _connect_child),
+        ("egress", _egress),
         ("docker", _docker),
         ("publish", _publish),
     ),
@@ -256,6 +270,12 @@ def _remove(job_id: int, site: Site, ask_docker: bool = False) -> list[str]:
             packet_filter.expel(vni, entry.vteps if entry and entry.vni == vni else None)
     except NodeError as error:
         complaints.append(f"packets of VNI {vni} are still let in, to no device: {error}")
+    try:
+        if entry is None or _lease(entry)[1].egress == "host":
+            with journal.locked(journal.NODE):
+                translation.expel(job_id)
+    except NodeError as error:
+        complaints.append(f"the filter still knows the link {names.egress_link(job_id)}, which is gone: {error}")
     journal.erase(job_id)
     return complaints
 
@@ -300,8 +320,10 @@ def load_filter(site: Site) -> None:
     packet_filter.load(site.fabric.uplink, site.pool.vni)
     for job_id in journal.jobs():
         entry = journal.read(job_id)
-        if entry and entry.vni and entry.boot_id == boot_id():
-            packet_filter.admit(site.fabric.uplink, site.pool.vni, entry.vni, entry.vteps)
+        if entry and entry.boot_id == boot_id():
+            if entry.vni:
+                packet_filter.admit(site.fabric.uplink, site.pool.vni, entry.vni, entry.vteps)
+            _admit_out(plan_of(entry, site), site)
 
 
 def boot_id() -> str:

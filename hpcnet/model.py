@@ -107,6 +107,11 @@ class Plan:
         return self.lease.mode == "direct"
 
     @property
+    def egress(self) -> bool:
+        """Whether the job has a way out through the node."""
+        return self.lease.egress == "host"
+
+    @property
     def tasks(self) -> Endpoint:
         """The endpoint of this node's tasks."""
         return self.own[0]

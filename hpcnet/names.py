@@ -21,6 +21,12 @@ VXLAN_DEVICE = "hpcvx"
 TASKS_DEVICE = "hpc0"
 """The interface of the job's tasks, a macvlan child of the VXLAN device."""
 
+EGRESS_DEVICE = "hpcout"
+"""The job's end of its link to the node itself (egress=host), in the job's namespace."""
+
+EGRESS_LINK = "hpce"
+"""First characters of that link's other end, the one device of a job in the node's own namespace."""
+
 DOCKER_DRIVER = "hpcnet"
 """Docker's name for our network driver and address management, after the socket's."""
 
@@ -30,11 +36,15 @@ DOCKER_PLUGIN = f"/run/docker/plugins/{DOCKER_DRIVER}.sock"
 NFT_TABLE = "hpcnet"
 """The nftables table (family inet) that is ours."""
 
+NFT_EGRESS_TABLE = "hpcnet_egress"
+"""The one that is there while jobs with egress=host are."""
+
 DEVICE_GROUP = 0x68706E
 """Netdev group of every device hpcnet makes ("hpn"): honoured at creation, unlike an ifalias."""
 
 _HANDOVER = "hpd"
 _NETNS = re.compile(r"hpcnet-([1-9][0-9]{0,9})")
+_LINK = re.compile(EGRESS_LINK + "([1-9][0-9]{0,9})")
 _ALIAS = re.compile(r"hpcnet:([^:\s]+):([1-9][0-9]{0,9}):([0-9]{1,19})")
 
 
@@ -51,6 +61,17 @@ def netns_path(job_id: int) -> str:
 def parse_netns(name: str) -> int | None:
     """Job id of a namespace name of ours, or None."""
     match = _NETNS.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def egress_link(job_id: int) -> str:
+    """The node's end of the job's link to it; at most 14 characters."""
+    return f"{EGRESS_LINK}{job_id}"
+
+
+def parse_egress_link(name: str) -> int | None:
+    """Job id of such a device's name, or None."""
+    match = _LINK.fullmatch(name)
     return int(match[1]) if match else None
 
 

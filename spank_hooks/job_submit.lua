@@ -17,7 +17,7 @@
 -- network if the policy lets it; if not, it runs without one. --network=none declines it.
 
 local M = { config_file = "/etc/hpcnet/hpcnet.toml" }
-M.built = { modes = { "vxlan", "direct" }, egress = { "none" } } -- what this version can build (config.py)
+M.built = { modes = { "vxlan", "direct" }, egress = { "host", "none" } } -- what this version can build (config.py)
 
 local WORD, TOKEN = "ib", "hpcnet:"
 local FIELD_LIMIT, ROOM = 1024, 512 -- of comment and extra; of it, kept for the final token
@@ -227,12 +227,12 @@ local SITE = { -- section -> key -> { its check, its default }; any: not ours to
       mode = { a_choice(MODES), "vxlan" },
       endpoints = { a_number(1, ENDPOINTS_MAX), 8 },
       join = { a_choice(JOINS), "tasks" },
-      egress = { a_choice(EGRESSES), "none" },
+      egress = { a_choice(EGRESSES), "host" },
       docker = { a_boolean, false },
    },
    offer = {
       modes = { a_list(function(value) return has(M.built.modes, value) end), { "vxlan" } },
-      egress = { a_list(function(value) return has(M.built.egress, value) end), { "none" } },
+      egress = { a_list(function(value) return has(M.built.egress, value) end), { "host", "none" } },
       docker = { a_boolean, false },
       max_endpoints = { a_number(1, ENDPOINTS_MAX), 64 },
       pkeys = { PKEYS, {} },

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address
 
 from hpcnet import __version__, names, reap
-from hpcnet.cli import cleanup, networks, node, planning
+from hpcnet.cli import cleanup, entering, networks, node, planning
 from hpcnet.errors import HpcnetError, UserError
 
 _EXIT_CODES = """\
@@ -19,6 +19,7 @@ exit codes:
   1  check found a difference; show found no network of that job; cleanup could not remove something
   2  the command line or the --network option is wrong
   3  the site or the node stands in the way: configuration, slurmctld, the kernel
+  exec: that of the command it ran
 
 also:
   hpcnet lab ...                      a whole cluster on this machine, to try things (hpcnet lab --help)
@@ -53,6 +54,17 @@ should not (foreign), or a node that does not answer a packet of full size (sile
 examples:
   hpcnet check            all jobs of this node
   hpcnet check 1234 --json
+"""
+
+_EXEC = """\
+The job's owner gets a step of the job (srun --overlap), with a terminal if this is one; on the job's first node,
+or on --node. root enters on the node itself. Without a command it is a shell. The exit code is the command's.
+An ssh session into a node, adopted into the job or not, is in the node's network: this is the way on from there.
+
+examples:
+  hpcnet exec 1234 -- ip -brief address
+  hpcnet exec 1234 --node n2
+  hpcnet exec 1234 -- ping -c1 n2
 """
 
 _AGENT = """\
@@ -116,7 +128,9 @@ def main(words: Sequence[str]) -> int:
     """Parse and run; an error is one line on stderr."""
     try:
         try:
+            words, command = _split(words)
             arguments = _parser().parse_args(words)
+            arguments.command = command
             code: int = arguments.run(arguments)
             return code
         finally:
@@ -144,6 +158,14 @@ def main(words: Sequence[str]) -> int:
         return 3
 
 
+def _split(words: Sequence[str]) -> tuple[Sequence[str], list[str]]:
+    """hpcnet's own words, and for exec the command behind "--"."""
+    if "--" not in words or words[0] != "exec":
+        return words, []
+    position = list(words).index("--")
+    return words[:position], list(words[position + 1 :])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hpcnet",
@@ -166,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         default = names.CONFIG_FILE
         site = f"the site's configuration (default {default})"
         made.add_argument("--config", metavar="FILE", default=default, help=site)
-        if name not in ("filter", "agent"):
+        if name not in ("filter", "agent", "exec"):
             made.add_argument("--json", action="store_true", help="machine-readable, on stdout")
         return made
 
@@ -182,6 +204,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     check = command("check", node.run_check, "compare a job's network on this node with its journal", _CHECK)
     check.add_argument("job", metavar="JOB", type=_job_id, nargs="?", help="default: all jobs of this node")
+    enter = command("exec", entering.run_exec, "run a command or a shell in a job's network", _EXEC)
+    enter.usage = "hpcnet exec [--node NAME] JOB [-- COMMAND [ARGUMENT]...]"
+    enter.add_argument("--node", metavar="NAME", help="on this node of the job")
+    enter.add_argument("job", metavar="JOB", type=_job_or_task, help="a job's number, or ARRAY_TASK")
     command("agent", node.run_agent, "serve Docker's driver for jobs with docker=yes", _AGENT)
     attach = command(
         "attach", node.run_attach, "give a container by hand an interface in a job's network", _ATTACH

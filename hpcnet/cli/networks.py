@@ -57,6 +57,11 @@ def _networks() -> list[Network]:
     return found
 
 
+def find(wanted: str) -> Network | None:
+    """The network of a job, named by its number or as an array's task; None: it has none."""
+    return next((seen for seen in _networks() if wanted in (str(seen.job.id), seen.job.array)), None)
+
+
 def run_list(arguments: argparse.Namespace) -> int:
     """One line for each job that asked; those whose network is gone only with --all."""
     found = [network for network in _networks() if arguments.all or not network.job.ended]
@@ -81,7 +86,7 @@ def _row(network: Network) -> tuple[object, ...]:
 def run_show(arguments: argparse.Namespace) -> int:
     """All of one job; on a node also what that node's journal says."""
     wanted = arguments.job
-    network = next((seen for seen in _networks() if wanted in (str(seen.job.id), seen.job.array)), None)
+    network = find(wanted)
     number = network.job.id if network else int(wanted) if wanted.isdigit() else 0
     here = _here(number)
     if network is None and here is None:

@@ -89,13 +89,16 @@ def _builds(given: Lease, nodes: list[str], node: str, underlays: Any, site: Sit
     if wanted.mtu == uplink_mtu - overhead and not given.mtu:
         less = f" less {overhead}" if overhead else ""
         mtu = f"(the MTU of {site.fabric.uplink}{less})"
-        return {"lines": [line.replace(f"mtu {wanted.mtu}", f"mtu {mtu}") for line in _lines(wanted)]}
+        own = (f"device {names.TASKS_DEVICE} ", f"device {names.VXLAN_DEVICE} ")
+        old, new = f"mtu {wanted.mtu}", f"mtu {mtu}"
+        return {"lines": [line.replace(old, new) if line.startswith(own) else line for line in _lines(wanted)]}
     return {"lines": _lines(wanted)}
 
 
 def _lines(wanted: Any) -> list[str]:
     identity = names.alias("CLUSTER", 0, wanted.lease.serial)
-    return [line.replace(f" alias {identity}", "") for line in sorted(observe.planned(wanted))]
+    lines = (line.replace(f" alias {identity}", "") for line in observe.planned(wanted))
+    return sorted(line.replace(names.egress_link(0), f"{names.EGRESS_LINK}JOBID") for line in lines)
 
 
 def _print(document: dict[str, Any], node: str | None) -> None:

@@ -11,18 +11,12 @@ is taken only from an address that is a peer of that job, an element of one set.
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
 from collections.abc import Iterable
 from ipaddress import IPv4Address
-from pathlib import Path
 
-from hpcnet.errors import NodeError
+from hpcnet.kernel import nft
 from hpcnet.model import VXLAN_PORT
 from hpcnet.names import NFT_TABLE, VXLAN_DEVICE
-
-_NFT = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft")
 
 _TUNNELS = '"vxlan", "bridge", "openvswitch"'
 _TUNNELLED = "6870:6e01"  # as a traffic class; programs reach 0 to 6 (socket(7), SO_PRIORITY)
@@ -71,7 +65,7 @@ def ruleset(uplink: str, vni: tuple[int, int]) -> str:
 
 def load(uplink: str, vni: tuple[int, int]) -> None:
     """Load the base table, in one transaction. Raises NodeError."""
-    _nft(ruleset(uplink, vni))
+    nft.apply(ruleset(uplink, vni))
 
 
 def admit(uplink: str, ours: tuple[int, int], vni: int, vteps: Iterable[IPv4Address]) -> None:
@@ -80,16 +74,16 @@ def admit(uplink: str, ours: tuple[int, int], vni: int, vteps: Iterable[IPv4Addr
     ``ours`` is the site's VNI range. Raises NodeError.
     """
     elements = _elements("add", vni, vteps)
-    missing = _nft(elements or f"list set inet {NFT_TABLE} vtep\n", may_miss=True)
+    missing = nft.apply(elements or f"list set inet {NFT_TABLE} vtep\n", may_miss=True)
     if missing:
-        _nft(ruleset(uplink, ours) + elements)
+        nft.apply(ruleset(uplink, ours) + elements)
 
 
 def expel(vni: int, vteps: Iterable[IPv4Address] | None = None) -> None:
     """Take nothing of this VNI any more; ``vteps`` None: whatever the set holds of it. Gone already is fine."""
-    if vteps is None or _nft(_elements("delete", vni, vteps), may_miss=True):
+    if vteps is None or nft.apply(_elements("delete", vni, vteps), may_miss=True):
         known = sorted(admitted(vni))
-        _nft(_elements("delete", vni, known), may_miss=True)
+        nft.apply(_elements("delete", vni, known), may_miss=True)
 
 
 def admitted(vni: int) -> set[IPv4Address]:
@@ -99,53 +93,12 @@ def admitted(vni: int) -> set[IPv4Address]:
 
 def elements() -> dict[int, set[IPv4Address]]:
     """By VNI: the peers that the set admits; empty when there is no table. Raises NodeError."""
-    result = _run("--json", "list", "set", "inet", NFT_TABLE, "vtep")
-    if result.returncode != 0:
-        if "No such file" in result.stderr:
-            return {}
-        raise NodeError(f"nft cannot read table {NFT_TABLE}: {_first_line(result.stderr)}")
     found: dict[int, set[IPv4Address]] = {}
-    for item in json.loads(result.stdout)["nftables"]:
-        for element in item.get("set", {}).get("elem", ()):
-            number, address = element["concat"]
-            found.setdefault(int(number), set()).add(IPv4Address(address))
+    for number, address in nft.elements(NFT_TABLE, "vtep"):
+        found.setdefault(int(number), set()).add(IPv4Address(address))
     return found
 
 
 def _elements(verb: str, vni: int, vteps: Iterable[IPv4Address]) -> str:
     pairs = ", ".join(f"{vni} . {address}" for address in vteps)
     return f"{verb} element inet {NFT_TABLE} vtep {{ {pairs} }}\n" if pairs else ""
-
-
-def _nft(text: str, may_miss: bool = False) -> bool:
-    """Carry out ``text``. True: the table or an element is missing, which only ``may_miss`` allows."""
-    if not text:
-        return False
-    result = _run("-f", "-", text=text)
-    if result.returncode != 0:
-        if may_miss and "No such file" in result.stderr:
-            return True
-        raise NodeError(f"nft refused hpcnet's packet filter: {_first_line(result.stderr)}")
-    return False
-
-
-def _run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    program = next((path for path in _NFT if Path(path).exists()), None)
-    if program is None:
-        raise NodeError("nft is not installed; install the package nftables")
-    try:
-        return subprocess.run(
-            [program, *arguments],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},  # its messages are read
-        )
-    except subprocess.TimeoutExpired:
-        raise NodeError("nft did not answer within 20 seconds") from None
-
-
-def _first_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text.strip())[:200] or "no reason given"

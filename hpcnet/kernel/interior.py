@@ -31,6 +31,8 @@ _BEFORE = (
     # packets may come in by another device than their answers leave by: none here
     ("net/ipv4/conf/default/rp_filter", "1"),
     ("net/ipv4/conf/all/rp_filter", "1"),
+    # a node that routes hands that on to its new namespaces
+    ("net/ipv4/ip_forward", "0"),
     # what programs of a job expect: ping without privileges, wide port range, long accept queues
     ("net/ipv4/ping_group_range", "0 2147483647"),
     ("net/ipv4/ip_local_port_range", "20000 60999"),

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from hpcnet import names
 
 _CLONE_NEWNET = 0x40000000
-_MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
+_CLONE_NEWNS = 0x20000
+_MS_BIND, _MS_REC, _MS_SLAVE, _MS_SHARED = 0x1000, 0x4000, 0x80000, 0x100000
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _OWN = "/proc/thread-self/ns/net"
 _NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
@@ -155,6 +156,15 @@ def _pins() -> Iterator[str]:
         for fields in map(bytes.split, mounts):
             if fields[3].startswith(b"net:["):
                 yield os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), fields[4]))
+
+
+def enter(job_id: int, hosts: str) -> None:
+    """The process enters the job's namespace for good, with the job's hosts file in place of /etc/hosts."""
+    target = os.open(names.netns_path(job_id), os.O_RDONLY | os.O_CLOEXEC)
+    _call("unshare", _CLONE_NEWNS)
+    _call("mount", None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None)
+    _call("mount", hosts.encode(), b"/etc/hosts", None, ctypes.c_ulong(_MS_BIND), None)
+    _call("setns", target, _CLONE_NEWNET)
 
 
 @contextlib.contextmanager

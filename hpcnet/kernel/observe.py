@@ -7,12 +7,17 @@ Not for hooks: the import alone costs more than they do.
 
 from __future__ import annotations
 
+import socket
+from typing import Any
+
 from pyroute2 import IPRoute
 
 from hpcnet import names
+from hpcnet.kernel import egress, netns, rtnl, translation
 from hpcnet.kernel import filter as packet_filter
-from hpcnet.kernel import netns, rtnl
 from hpcnet.model import VXLAN_PORT, Plan
+
+_RTPROT_KERNEL = 2
 
 
 def planned(plan: Plan) -> set[str]:
@@ -29,7 +34,22 @@ def planned(plan: Plan) -> set[str]:
         for peer in plan.peers:
             lines.add(f"neighbour {peer.ipv4} has {peer.mac}")
             lines.add(f"neighbour {peer.ipv6} has {peer.mac}")
+    if plan.egress:
+        lines |= _planned_egress(plan, alias)
     return lines if plan.direct else lines | _planned_segment(plan, alias)
+
+
+def _planned_egress(plan: Plan, alias: str) -> set[str]:
+    own, link = plan.tasks.ipv4, names.egress_link(plan.job_id)
+    return {
+        f"device {names.EGRESS_DEVICE} veth mac {egress.JOB_MAC} mtu {egress.MTU} up alias {alias}",
+        f"neighbour {egress.GATEWAY} has {egress.NODE_MAC}",
+        f"route default by {egress.GATEWAY} on {names.EGRESS_DEVICE} from {own}",
+        f"on the node: device {link} veth mac {egress.NODE_MAC} mtu {egress.MTU} up alias {alias}",
+        f"on the node: neighbour {own} has {egress.JOB_MAC}",
+        f"on the node: route {own} on {link}",
+        f"filter lets out {own} by {link}",
+    }
 
 
 def _planned_segment(plan: Plan, alias: str) -> set[str]:
@@ -52,7 +72,35 @@ def observed(job_id: int, vni: int) -> set[str]:
     if netns.exists(job_id):
         with netns.inside(job_id), IPRoute() as route:
             lines |= _namespace(route)
-    return lines
+    return lines | _link_on_node(names.egress_link(job_id)) | _let_out(job_id)
+
+
+def _let_out(job_id: int) -> set[str]:
+    return {
+        f"filter lets out {address} by {names.egress_link(job_id)}" for address in translation.admitted(job_id)
+    }
+
+
+def _link_on_node(name: str) -> set[str]:
+    """What the node's own namespace holds of the job's link to it."""
+    lines = set()
+    with IPRoute() as route:
+        for link in route.get_links():
+            if link.get("ifname") == name:
+                lines.add(_device(link))
+                lines |= {f"route {entry.get('dst')} on {name}" for entry in _routes(route, link["index"])}
+                for entry in route.get_neighbours(ifindex=link["index"]):
+                    if entry["state"] & rtnl.NUD_PERMANENT:
+                        lines.add(f"neighbour {entry.get('dst')} has {entry.get('lladdr')}")
+                for address in route.get_addr(index=link["index"]):
+                    lines.add(f"address {address.get('address')}/{address['prefixlen']} on {name}")
+    return {f"on the node: {line}" for line in lines}
+
+
+def _routes(route: IPRoute, index: int) -> list[Any]:
+    """The main table's IPv4 routes by an interface that the kernel did not make of its addresses."""
+    found = route.get_routes(family=socket.AF_INET, table=254)
+    return [entry for entry in found if entry.get("oif") == index and entry["proto"] != _RTPROT_KERNEL]
 
 
 def _namespace(route: IPRoute) -> set[str]:
@@ -67,6 +115,11 @@ def _namespace(route: IPRoute) -> set[str]:
             for entry in route.fdb("dump", ifindex=index):
                 if entry["state"] & rtnl.NUD_PERMANENT and entry.get("dst"):
                     lines.add(f"forwarding {entry.get('lladdr')} to {entry.get('dst')}")
+    for index, link in links.items():
+        for entry in _routes(route, index):
+            target = entry.get("dst") or "default"
+            by = f"{entry.get('gateway')} on {link.get('ifname')} from {entry.get('prefsrc')}"
+            lines.add(f"route {target} by {by}")
     for entry in route.get_neighbours():
         if entry["state"] & rtnl.NUD_PERMANENT and entry.get("lladdr"):
             segment = links[entry["ifindex"]].get(("linkinfo", "kind")) == "vxlan"

@@ -26,6 +26,7 @@ REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR = 20
+RTM_NEWROUTE = 24
 RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
 RTM_GETNSID = 90
 
@@ -42,6 +43,10 @@ NETNSA_NSID, NETNSA_FD = 1, 3
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD, IFA_F_PERMANENT = 0x02, 0x80
 
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC = 1, 4, 5, 7
+RTNH_F_ONLINK = 0x4
+_RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST = 254, 4, 1
+
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
@@ -55,6 +60,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 _LINK = struct.Struct("=BxHiII")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _ADDRESS = struct.Struct("=BBBBI")
+_ROUTE = struct.Struct("=BBBBBBBBI")
 
 
 Answer = tuple[int, int, int, bytes]
@@ -93,6 +99,12 @@ def neighbour_header(family: int, index: int, state: int, flags: int = 0) -> byt
 def address_header(family: int, prefix: int, index: int, scope: int = 0) -> bytes:
     """struct ifaddrmsg."""
     return _ADDRESS.pack(family, prefix, IFA_F_PERMANENT, scope, index)
+
+
+def route_header(prefix: int, scope: int = 0, flags: int = 0) -> bytes:
+    """struct rtmsg of an IPv4 route in the main table; ``prefix``: bits of its destination."""
+    kind = (_RT_TABLE_MAIN, _RTPROT_STATIC, scope, _RTN_UNICAST)
+    return _ROUTE.pack(socket.AF_INET, prefix, 0, 0, *kind, flags)
 
 
 def message(kind: int, flags: int, *parts: bytes) -> bytes:

@@ -15,9 +15,14 @@ from hpcnet.kernel.links import Link
 
 
 def job_of(link: Link) -> int | None:
-    """Id of the job whose device this is, or None when it is not provably hpcnet's."""
-    identity = names.parse_alias(link.alias) if link.group == names.DEVICE_GROUP else None
-    return identity[1] if identity else None
+    """Id of the job whose device this is, or None when it is not provably hpcnet's.
+
+    A link to the node that was not yet told whose it is is known by its name.
+    """
+    if link.group != names.DEVICE_GROUP:
+        return None
+    identity = names.parse_alias(link.alias)
+    return identity[1] if identity else names.parse_egress_link(link.name)
 
 
 def on_host() -> list[Link]:

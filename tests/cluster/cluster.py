@@ -19,6 +19,7 @@ NODES = ("n1", "n2", "n3")
 _STATE = r"""
 ip -d -o link; ip -o addr | sed 's, tentative,,'; ip route; ip -6 route
 ip neigh show nud permanent; bridge fdb | sort
+echo == forwarding; grep -H . /proc/sys/net/ipv4/conf/*/forwarding
 echo == namespaces; ls /run/netns
 echo == filter; nft list ruleset
 echo == files; find /run/hpcnet

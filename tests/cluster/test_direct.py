@@ -42,7 +42,7 @@ def test_iperf3_between_three_nodes_by_name(direct: Cluster, family: str) -> Non
 
 def test_a_task_sees_one_interface_with_the_uplinks_mtu(direct: Cluster) -> None:
     show = "ip -o link; echo $HPCNET_MODE $HPCNET_MTU; cat /sys/class/net/hpc0/mtu; getent ahostsv4 n1 n2 n3"
-    lines = direct.srun("-N3", "-l", "--network=ib,mode=direct", "sh", "-c", show)
+    lines = direct.srun("-N3", "-l", "--network=ib,mode=direct,egress=none", "sh", "-c", show)
     first = [line.partition(": ")[2] for line in lines if line.startswith("0: ")]
     assert sorted(names(first[:2])) == ["hpc0", "lo"]
     assert first[2] == "direct 65520"
@@ -52,7 +52,7 @@ def test_a_task_sees_one_interface_with_the_uplinks_mtu(direct: Cluster) -> None
 def test_show_list_and_plan_say_that_it_is_shared(direct: Cluster) -> None:
     words = ["hpcnet", "plan", "--network", "ib,mode=direct", "--nodes", "n[1-3]", "--node", "n2"]
     planned = direct.root("ctl", *words)
-    job = direct.hold("--network=ib,mode=direct", "-N3")
+    job = direct.hold("--network=ib,mode=direct,egress=none", "-N3")
     shown = direct.run("hpcnet", "show", str(job)).stdout
     own = "network   direct, the uplink's own network, shared with other jobs, 10.192."
     assert own in planned and own in shown

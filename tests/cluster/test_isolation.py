@@ -68,9 +68,11 @@ def test_arp_is_not_answered_by_the_other_job_even_for_root_in_the_network(pair:
     assert "lladdr" not in seen
 
 
-def test_a_task_reaches_neither_its_host_nor_the_fabric(pair: Pair) -> None:
-    for address in ("172.30.1.1", "172.30.0.1", "172.31.1.1", "172.31.1.2"):
-        assert pair.as_alice("ping", "-c1", "-W1", "-q", address) != 0
+def test_a_task_without_a_way_out_reaches_neither_its_host_nor_the_fabric(cluster: Cluster) -> None:
+    ping = "for a in 172.30.1.1 172.30.0.1 172.31.1.1 172.31.1.2; do ping -c1 -W1 -q $a >&2 && echo $a; done; true"
+    for egress, reached in (("none", 0), ("host", 4)):
+        lines = cluster.srun("-wn1", f"--network=ib,egress={egress}", "sh", "-c", ping)
+        assert len(lines) == reached
 
 
 def test_the_host_does_not_reach_the_job(pair: Pair) -> None:

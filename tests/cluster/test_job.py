@@ -32,13 +32,17 @@ def names(link_output: list[str]) -> list[str]:
 
 def test_a_task_sees_the_jobs_devices_and_none_of_the_hosts(cluster: Cluster) -> None:
     lines = cluster.srun("-N2", "--network=ib", "ip", "-o", "link")
-    assert sorted(names(lines)) == ["hpc0", "hpc0", "hpcvx", "hpcvx", "lo", "lo"]
+    assert sorted(names(lines)) == sorted(["lo", "hpcvx", "hpc0", "hpcout"] * 2)
+    lines = cluster.srun("-N1", "--network=ib,egress=none", "ip", "-o", "link")
+    assert names(lines) == ["lo", "hpcvx", "hpc0"]
 
 
-def test_the_host_sees_none_of_the_jobs_devices(cluster: Cluster) -> None:
-    job = cluster.hold("--network=ib", "-N3")
+@pytest.mark.parametrize("egress", ["host", "none"])
+def test_the_host_sees_no_device_of_the_job_but_the_link_to_it(cluster: Cluster, egress: str) -> None:
+    job = cluster.hold(f"--network=ib,egress={egress}", "-N3")
+    link = [f"hpce{job}"] if egress == "host" else []
     for node in NODES:
-        assert names(cluster.root(node, "ip", "-o", "link").splitlines()) == ["lo", "eth0", "ib0"]
+        assert names(cluster.root(node, "ip", "-o", "link").splitlines()) == ["lo", "eth0", "ib0", *link]
         assert f"hpcnet-{job}" in cluster.root(node, "ip", "netns")
 
 
@@ -105,7 +109,7 @@ def test_the_batch_script_stays_in_the_hosts_network(cluster: Cluster) -> None:
     job = cluster.sbatch("ip -o link; squeue -h -j $SLURM_JOB_ID -o %A", "--network=ib", "-N2")
     assert cluster.finished(job) == "COMPLETED"
     *links, number = cluster.output(job).splitlines()
-    assert names(links) == ["lo", "eth0", "ib0"]
+    assert names(links) == ["lo", "eth0", "ib0", f"hpce{job}"]
     assert int(number) == job
 
 
@@ -125,7 +129,7 @@ def test_a_network_word_that_is_not_ours_passes_untouched(cluster: Cluster) -> N
 
 
 def test_join_none_leaves_tasks_outside_with_the_variables(cluster: Cluster) -> None:
-    lines = cluster.srun("-N1", "--network=ib,join=none", "sh", "-c", "ip -o link; echo $HPCNET_NETNS")
+    lines = cluster.srun("-N1", "--network=ib,join=none,egress=none", "sh", "-c", "ip -o link; echo $HPCNET_NETNS")
     assert names(lines[:-1]) == ["lo", "eth0", "ib0"]
     assert re.fullmatch(r"hpcnet-\d+", lines[-1])
 

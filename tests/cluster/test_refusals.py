@@ -36,7 +36,7 @@ def refused(cluster: Cluster, *argv: str) -> list[str]:
         ("ib,endpoints=0", 'endpoints="0": must be an integer from 1 to 1024'),
         ("ib,endpoints=100", "endpoints=128 (a power of two) is more than is offered here; at most 64"),
         ("ib,join=maybe", 'join="maybe": must be tasks or none'),
-        ("ib,egress=host", "egress=host is not offered here; offered: none"),
+        ("ib,egress=nat", 'egress="nat": must be host or none'),
         ("ib,docker=yes", "docker=yes is not offered here; offered: no"),
         ("ib,mtu=9000,mtu=9000", "mtu is given twice"),
         ("ib,,", "an empty part between commas; write ib[,key=value]..."),
@@ -90,7 +90,6 @@ def test_a_step_that_asks_by_itself_gets_a_hint(cluster: Cluster) -> None:
 
 
 def test_variables_of_an_outer_job_are_dropped(cluster: Cluster) -> None:
-    # a joined task cannot reach slurmctld (egress=none), so the batch script submits, with its variables
     inner = "env | grep -c ^HPCNET_; srun env | grep -c ^HPCNET_; true"
     script = f"cd; echo outer $HPCNET_JOB_ID; sbatch -W -o inner.out --wrap '{inner}'; cat inner.out"
     job = cluster.sbatch(script, "--network=ib")

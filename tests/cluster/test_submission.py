@@ -46,7 +46,7 @@ def test_salloc(cluster: Cluster) -> None:
 
 def test_sallocs_shell_on_the_node_stays_in_the_hosts_network(cluster: Cluster) -> None:
     # the interactive step is srun --interactive --pty; its shell reads from here
-    done = cluster.run("salloc", "-N1", "--network=ib", stdin="ip -o link; srun ip -o link; exit\n")
+    done = cluster.run("salloc", "-N1", "--network=ib,egress=none", stdin="ip -o link; srun ip -o link; exit\n")
     seen = [
         line.split(":")[1].strip().partition("@")[0]
         for line in done.stdout.splitlines()

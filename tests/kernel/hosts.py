@@ -50,6 +50,7 @@ _STATE = {
     "neighbours": "ip neigh show nud permanent",
     "forwarding": "bridge fdb",
     "namespaces": "ls /run/netns",
+    "forwards": "grep -H . /proc/sys/net/ipv4/conf/*/forwarding",
     "mounts": "grep -c ' /run/netns' /proc/self/mountinfo",
     "filter": "nft list ruleset",
     "files": "find /run/hpcnet",

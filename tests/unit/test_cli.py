@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_jobs_here")
 PLAN = """\
 network   vxlan, VNI 6815744, 10.128.0.0/28, fd68:7063:6e65::/64 (an empty pool's first lease)
 mtu       the largest that each uplink allows
-join      tasks, egress none, docker no
+join      tasks, egress host, docker no
 
 NODE  FABRIC    IPV4        IPV6               MAC                CONTAINERS
 n1    10.2.0.1  10.128.0.1  fd68:7063:6e65::1  02:42:0a:80:00:01  10.128.0.4-5
@@ -180,11 +180,18 @@ def test_plan_with_a_node_prints_what_it_builds(config: str, capsys: pytest.Capt
         "  address fd68:7063:6e65::2/64 on hpc0\n"
         "  address fe80::2/64 on hpc0\n"
         "  device hpc0 macvlan mac 02:42:0a:80:00:02 mtu 1400 up\n"
+        "  device hpcout veth mac 02:68:70:6e:65:02 mtu 1500 up\n"
         "  device hpcvx vxlan id 6815744 local 10.2.0.2 port 4789 mtu 1400 up\n"
         "  filter admits VNI 6815744 from 10.2.0.1\n"
+        "  filter lets out 10.128.0.2 by hpceJOBID\n"
         "  forwarding 02:42:0a:80:00:01 to 10.2.0.1\n"
         "  neighbour 10.128.0.1 has 02:42:0a:80:00:01\n"
+        "  neighbour 192.0.0.8 has 02:68:70:6e:65:01\n"
         "  neighbour fd68:7063:6e65::1 has 02:42:0a:80:00:01\n"
+        "  on the node: device hpceJOBID veth mac 02:68:70:6e:65:01 mtu 1500 up\n"
+        "  on the node: neighbour 10.128.0.2 has 02:68:70:6e:65:02\n"
+        "  on the node: route 10.128.0.2 on hpceJOBID\n"
+        "  route default by 192.0.0.8 on hpcout from 10.128.0.2\n"
     )
 
 
@@ -193,7 +200,7 @@ def test_plan_says_that_only_the_node_knows_an_mtu_that_nobody_gave(
 ) -> None:
     out = said(capsys, 0, "plan", "--nodes", "n1", "--node", "n1", "--config", config)
     assert out.count("mtu (the MTU of ib0 less 50) up") == 2
-    assert "1500" not in out and "1450" not in out
+    assert out.count("1500") == 2 and "1450" not in out  # the link to the node
 
 
 def test_plan_knows_the_mtu_that_the_site_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,7 +221,7 @@ def test_plan_as_json(config: str, capsys: pytest.CaptureFixture[str]) -> None:
         "endpoints": 2,
         "mtu": 0,
         "join": "tasks",
-        "egress": "none",
+        "egress": "host",
         "docker": False,
         "pkey": "none",
         "ipoib": "none",

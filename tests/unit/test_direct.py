@@ -307,4 +307,4 @@ def test_plan_prints_what_a_node_builds(
     words = ["plan", "--network", network, "--nodes", "n[1-2]", "--node", "n2"]
     assert main([*words, "--config", str(tmp_path / "hpcnet.toml")]) == 0
     out = capsys.readouterr().out
-    assert f"  {device}\n" in out and "filter" not in out and "forwarding" not in out
+    assert f"  {device}\n" in out and "filter admits" not in out and "forwarding" not in out

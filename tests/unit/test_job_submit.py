@@ -49,7 +49,7 @@ def submit(version: str, tmp_path: Path) -> Submit:
 
 def case_scenario(case: Case, number: int, directory: Path) -> Scenario:
     fabric = {"mtu": case.site["uplink_mtu"]} if "uplink_mtu" in case.site else {}
-    defaults = {"endpoints": 1, "mode": case.site.get("default_mode", "vxlan")}
+    defaults = {"endpoints": 1, "mode": case.site.get("default_mode", "vxlan"), "egress": "none"}
     file = toml(
         directory / f"{number}.toml", fabric=fabric, defaults=defaults, offer=case.offer(), direct=case.direct()
     )

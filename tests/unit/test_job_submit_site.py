@@ -30,6 +30,7 @@ mtu = 4_092 # bytes
 [defaults]
 endpoints=+16
 join = 'none'
+egress = "none"
 docker = false
   [ offer ]  # spaces
 modes = ["vxlan", "direct",]
@@ -129,8 +130,8 @@ BAD = {
     "pkey of the pool": "[direct]\npkey_pool = ['auto']",
     "shared by a word": "[direct]\nallow_shared = 'yes'",
     "word for boolean": "[offer]\ndocker = 'yes'",
-    "not built: egress": "[offer]\negress = ['host']",
-    "default not offered": "[defaults]\negress = 'host'",
+    "not an egress": "[offer]\negress = ['host', 'nat']",
+    "default not offered": "[offer]\negress = ['none']",
     "default mode not offered": "[offer]\nmodes = []",
     "default too large": "[offer]\nmax_endpoints = 4",
     "default docker": "[defaults]\ndocker = true",

@@ -206,7 +206,7 @@ def test_terms_fill_in_the_sites_defaults() -> None:
         defaults=Defaults(endpoints=5, join="none"),
         offer=Offer(docker=True),
     )
-    assert leases.terms_of(Request(), site) == leases.Terms("vxlan", 0, 65470, "none", "none", False)
+    assert leases.terms_of(Request(), site) == leases.Terms("vxlan", 0, 65470, "none", "host", False)
     assert leases.terms_of(Request(docker=True), site).endpoints == 8
     assert leases.terms_of(Request(endpoints=2, join="tasks"), site).endpoints == 2
     assert leases.terms_of(Request(mtu=9000), site).mtu == 9000

@@ -25,6 +25,17 @@ def test_other_namespaces_are_not_ours(name: str) -> None:
     assert names.parse_netns(name) is None
 
 
+@given(jobs)
+def test_a_links_name_gives_the_job_back_and_fits(job_id: int) -> None:
+    name = names.egress_link(job_id)
+    assert names.parse_egress_link(name) == job_id and len(name) < IFNAMSIZ
+
+
+@pytest.mark.parametrize("name", ["", "hpce", "hpce0", "hpce01", "hpce1x", "xhpce1", "hpce1\n", "eth0"])
+def test_other_devices_are_no_links(name: str) -> None:
+    assert names.parse_egress_link(name) is None
+
+
 @given(st.from_regex("[a-z][a-z0-9_-]{0,30}", fullmatch=True), jobs, st.integers(1, 2**63 - 1))
 def test_an_alias_gives_cluster_job_and_serial_back(cluster: str, job_id: int, serial: int) -> None:
     assert names.parse_alias(names.alias(cluster, job_id, serial)) == (cluster, job_id, serial)

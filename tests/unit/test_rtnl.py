@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from hpcnet.kernel import rtnl
 
@@ -83,6 +84,26 @@ def test_attributes_of_any_bytes_end(data: bytes, offset: int) -> None:
 
 def test_the_flags_of_nested_and_byte_order_are_no_part_of_a_kind() -> None:
     assert rtnl.attributes(rtnl.attribute(0x8012, b"x") + rtnl.attribute(0x4004, b"y")) == {0x12: b"x", 4: b"y"}
+
+
+@given(st.integers(1, NOBODY))
+def test_a_default_route_is_pyroute2s(index: int) -> None:
+    made = rtnl.message(
+        rtnl.RTM_NEWROUTE,
+        rtnl.CREATE | rtnl.REPLACE,
+        rtnl.route_header(0, flags=rtnl.RTNH_F_ONLINK),
+        rtnl.attribute(rtnl.RTA_GATEWAY, IPv4Address("192.0.0.8").packed),
+        rtnl.attribute(rtnl.RTA_PREFSRC, IPv4Address("10.128.0.1").packed),
+        rtnl.number(rtnl.RTA_OIF, index),
+    )
+    main, static, unicast, onlink = 254, 4, 1, 4
+    assert made == reference(
+        rtmsg,
+        24,  # RTM_NEWROUTE
+        0x1 | 0x400 | 0x100,  # NLM_F_REQUEST, NLM_F_CREATE, NLM_F_REPLACE
+        {"family": socket.AF_INET, "table": main, "proto": static, "scope": 0, "type": unicast, "flags": onlink},
+        [["RTA_GATEWAY", "192.0.0.8"], ["RTA_PREFSRC", "10.128.0.1"], ["RTA_OIF", index]],
+    )
 
 
 @given(
