@@ -141,7 +141,7 @@ def test_tasks_docker_and_podman_all_reach_all(docker: Docker, mode: str) -> Non
 
 
 def test_what_a_container_has(docker: Docker) -> None:
-    job = docker.cluster.hold("--network=ib,docker=yes,endpoints=2", "-wn[1-2]")
+    job = docker.cluster.hold("--network=ib,docker=yes,endpoints=2,egress=none", "-wn[1-2]")
     lease = docker.cluster.lease(job)
     docker.start(job, "n2", "c1")
     assert docker("n2", "exec", "c1", "ls", "/sys/class/net").stdout.split() == ["hpc0", "lo"]
