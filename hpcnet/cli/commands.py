@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address
 
 from hpcnet import __version__, names, reap
-from hpcnet.cli import cleanup, networks, node, planning
+from hpcnet.cli import cleanup, networks, node, planning, stats
 from hpcnet.errors import HpcnetError, UserError
 
 _EXIT_CODES = """\
 exit codes:
   0  done; for check: nothing differs
-  1  check found a difference; show found no network of that job; cleanup could not remove something
+  1  check found a difference; show found no network of that job; stats found no counters of it; cleanup could
+     not remove something
   2  the command line or the --network option is wrong
   3  the site or the node stands in the way: configuration, slurmctld, the kernel
 
@@ -44,6 +45,18 @@ examples:
   hpcnet show 1234
   hpcnet show 1234_5      task 5 of an array
   hpcnet show 1234 --json
+"""
+
+_STATS = """\
+Rates are bits per second, totals bytes, of the job's own interfaces; "-" is what is not known. Without --once,
+--watch and --json it shows a table that changes, on a terminal, until you press Ctrl-C or the job ends.
+It runs as a step of the job (sacct shows it as hpcnet-stats) and is the job owner's and root's to call.
+
+examples:
+  hpcnet stats 1234
+  hpcnet stats 1234 --once
+  hpcnet stats --json             all of your jobs, once
+  hpcnet stats 1234 --watch 5 | jq -c '[.node, .interfaces[0].rates.rx_bytes]'
 """
 
 _CHECK = """\
@@ -180,6 +193,13 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument(
         "job", metavar="JOB", type=_job_or_task, help="a job's number, or ARRAY_TASK as list prints it"
     )
+    counters = command("stats", stats.run, "what a job's network carries, per node and interface", _STATS)
+    counters.add_argument(
+        "job", metavar="JOB", type=_job_or_task, nargs="?", help="default: all of your running jobs"
+    )
+    how = counters.add_mutually_exclusive_group()
+    how.add_argument("--once", action="store_true", help="one table; so it is where stdout is no terminal")
+    how.add_argument("--watch", metavar="S", type=_seconds, help="one JSON document a line, every S seconds")
     check = command("check", node.run_check, "compare a job's network on this node with its journal", _CHECK)
     check.add_argument("job", metavar="JOB", type=_job_id, nargs="?", help="default: all jobs of this node")
     command("agent", node.run_agent, "serve Docker's driver for jobs with docker=yes", _AGENT)
@@ -245,3 +265,13 @@ def _job_id(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a job id, a number such as 1234")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 3600")
+    return seconds

@@ -6,62 +6,44 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from hpcnet import config, fabric, journal, names, nodelist, record
+from hpcnet import config, fabric, journal, names, nodelist
 from hpcnet.cli.table import print_json, print_table
-from hpcnet.errors import HpcnetError, SiteError
+from hpcnet.errors import HpcnetError
 from hpcnet.lease import separation
 from hpcnet.model import Lease
 from hpcnet.plan import endpoints_of
-from hpcnet.record import Record
 from hpcnet.request import text as request_text
-from hpcnet.slurm.jobs import SlurmJob, jobs
+from hpcnet.slurm.networks import Network, networks
 
 
-@dataclass(frozen=True)
-class Network:
-    """A job that asked for a network, and what its record says."""
-
-    job: SlurmJob
-    record: Record
-
-    def document(self) -> dict[str, Any]:
-        """As JSON: lease is null until the job starts, refused is null unless it was."""
-        job, found = self.job, self.record
-        asked = request_text(found.request)
-        return {
-            "job": job.id,
-            "array": job.array or None,
-            "user": job.user,
-            "state": sorted(job.states),
-            "nodes": job.nodelist,
-            "asked": f"{names.WORD},{asked}" if asked else names.WORD,
-            "lease": asdict(found.lease) if found.lease else None,
-            "refused": found.reason or None,
-        }
+def _complain(text: str) -> None:
+    print(f"hpcnet: {text}", file=sys.stderr)
 
 
-def _networks() -> list[Network]:
-    found = []
-    for job in jobs():
-        text = job.extra if record.carries(job.extra) else job.comment
-        try:
-            seen = record.find(text)
-        except SiteError as error:
-            print(f"hpcnet: job {job.id}: {error}", file=sys.stderr)
-            continue
-        if seen is not None:
-            found.append(Network(job, seen))
-    return found
+def _document(network: Network) -> dict[str, Any]:
+    """As JSON: lease is null until the job starts, refused is null unless it was."""
+    job, found = network.job, network.record
+    asked = request_text(found.request)
+    return {
+        "job": job.id,
+        "array": job.array or None,
+        "user": job.user,
+        "state": sorted(job.states),
+        "nodes": job.nodelist,
+        "asked": f"{names.WORD},{asked}" if asked else names.WORD,
+        "lease": asdict(found.lease) if found.lease else None,
+        "refused": found.reason or None,
+    }
 
 
 def run_list(arguments: argparse.Namespace) -> int:
     """One line for each job that asked; those whose network is gone only with --all."""
-    found = [network for network in _networks() if arguments.all or not network.job.ended]
+    found = [network for network in networks(_complain) if arguments.all or not network.job.ended]
     if arguments.json:
-        print_json([network.document() for network in found])
+        print_json([_document(network) for network in found])
         return 0
     heads = ("JOB", "USER", "STATE", "MODE", "VNI", "SUBNET", "MTU", "NODES")
     print_table(heads, (_row(network) for network in found))
@@ -81,13 +63,13 @@ def _row(network: Network) -> tuple[object, ...]:
 def run_show(arguments: argparse.Namespace) -> int:
     """All of one job; on a node also what that node's journal says."""
     wanted = arguments.job
-    network = next((seen for seen in _networks() if wanted in (str(seen.job.id), seen.job.array)), None)
+    network = next((seen for seen in networks(_complain) if wanted in (str(seen.job.id), seen.job.array)), None)
     number = network.job.id if network else int(wanted) if wanted.isdigit() else 0
     here = _here(number)
     if network is None and here is None:
         print(f"hpcnet: job {wanted} has no network, or Slurm does not know it (any more)", file=sys.stderr)
         return 1
-    document: dict[str, Any] = network.document() if network else {"job": number}
+    document: dict[str, Any] = _document(network) if network else {"job": number}
     document["addresses"] = _addresses(network, arguments.config) if network else []
     document["here"] = here
     if arguments.json:

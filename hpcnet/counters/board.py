@@ -21,6 +21,9 @@ from hpcnet.counters.rates import Rates, node_rates
 PATIENCE = 2.0
 """So many intervals without a sample make a node silent."""
 
+GRACE = 10.0
+"""Seconds that a node has at least for its first sample: its sampler must be started."""
+
 
 @dataclass
 class _Node:
@@ -78,8 +81,13 @@ class Board:
 
     def silent(self, job_id: int, now: float) -> dict[str, float]:
         """The nodes that say nothing, and since when: their last sample, or when they were first expected."""
-        late = now - PATIENCE * self.interval
-        return {node: found.heard for node, found in self._jobs.get(job_id, {}).items() if found.heard <= late}
+        return {
+            node: found.heard for node, found in self._jobs.get(job_id, {}).items() if self._is_late(found, now)
+        }
+
+    def _is_late(self, node: _Node, now: float) -> bool:
+        patience = PATIENCE * self.interval
+        return now - node.heard >= (patience if node.latest else max(patience, GRACE))
 
     def problem(self, job_id: int) -> str:
         """What is wrong with the job as a whole; empty when nothing is, or any node has been heard since."""

@@ -5,7 +5,8 @@
     decode(document)    -> NodeSample
 
 A number that is not known is null. A reader ignores keys that it does not know; what it does know changes its
-meaning only with the schema's number.
+meaning only with the schema's number. What is read may have been written by somebody else's processes, so its text
+is made fit for a terminal.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from hpcnet.counters.model import Counters, Interface, NodeSample
 from hpcnet.counters.rates import Rates
 
 SCHEMA = 1
+
+_LONGEST_TEXT = 300
 
 
 def encode(sample: NodeSample, rates: Mapping[tuple[str, str, str], Rates] | None = None) -> dict[str, Any]:
@@ -46,31 +49,37 @@ def decode(document: Any) -> NodeSample:
             raise ValueError(f"samples of schema {document['schema']!r:.20}, not {SCHEMA}")
         return NodeSample(
             job_id=int(document["job"]),
-            node=str(document["node"]),
+            node=_text(document["node"]),
             time=float(document["time"]),
             interfaces=tuple(map(_interface, document["interfaces"])),
-            problem=str(document["problem"]),
+            problem=_text(document["problem"]),
             clock=None if document["clock"] is None else float(document["clock"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"not a sample: {error!r:.100}") from None
 
 
 def _interface(document: Mapping[str, Any]) -> Interface:
     counters = document["counters"]
     return Interface(
-        device=str(document["device"]),
-        kind=str(document["kind"]),
+        device=_text(document["device"]),
+        kind=_text(document["kind"]),
         counters=Counters(*(_count(counters.get(each.name)) for each in fields(Counters))),
-        name=str(document["name"]),
+        name=_text(document["name"]),
         mtu=_count(document["mtu"]),
-        state=str(document["state"]),
-        mac=str(document["mac"]),
-        addresses=tuple(map(str, document["addresses"])),
-        namespace=str(document["namespace"]),
+        state=_text(document["state"]),
+        mac=_text(document["mac"]),
+        addresses=tuple(map(_text, document["addresses"])),
+        namespace=_text(document["namespace"]),
         speed=_count(document["speed"]),
     )
 
 
 def _count(value: Any) -> int | None:
     return None if value is None else int(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.50} is no text")
+    return "".join(letter if letter.isprintable() else "?" for letter in value[:_LONGEST_TEXT])
