@@ -190,9 +190,11 @@ def _once(watched: _Watched, as_json: bool) -> None:
 def _all_told(watched: _Watched) -> bool:
     board, now = watched.board, time.time()
     for job in watched.jobs:
-        silent = board.silent(job.job_id, now)
-        if any(not board.rates(job.job_id, node) and node not in silent for node in job.nodes):
-            return False
+        told = set(board.silent(job.job_id, now))
+        for node in job.nodes:
+            latest = board.latest(job.job_id, node)
+            if node not in told and not board.rates(job.job_id, node) and not (latest and latest.problem):
+                return False
     return True
 
 
