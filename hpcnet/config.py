@@ -114,6 +114,8 @@ class Hooks:
 
     deadline: int = 30
     log: str = "syslog"
+    accounts: str = ""
+    """Directory for what each job has moved; empty: none is kept, it stands in the log alone."""
 
 
 @dataclass(frozen=True)
@@ -289,6 +291,7 @@ _KEYS: Mapping[str, Mapping[str, Check]] = {
     "hooks": {
         "deadline": _integer(1, 3600),
         "log": _text(r"syslog|/[^\0\n]+", '"syslog" or an absolute path'),
+        "accounts": _text(r"|/[^\0\n]+", "an absolute path, or empty for none"),
     },
 }
 

@@ -246,7 +246,7 @@ local SITE = { -- section -> key -> { its check, its default }; any: not ours to
       default_partitions = { NAMES, {} },
    },
    docker = { socket = { any }, deadline = { any } },
-   hooks = { deadline = { any }, log = { any } },
+   hooks = { deadline = { any }, log = { any }, accounts = { any } },
 }
 
 -- One string, integer or boolean at a position of a line -> value, position behind it; nil: neither.

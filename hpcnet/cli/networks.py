@@ -6,11 +6,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from hpcnet import config, fabric, journal, names, nodelist
 from hpcnet.cli.table import print_json, print_table
+from hpcnet.counters import account
 from hpcnet.errors import HpcnetError
 from hpcnet.lease import separation
 from hpcnet.model import Lease
@@ -65,13 +67,13 @@ def run_show(arguments: argparse.Namespace) -> int:
     wanted = arguments.job
     network = next((seen for seen in networks(_complain) if wanted in (str(seen.job.id), seen.job.array)), None)
     number = network.job.id if network else int(wanted) if wanted.isdigit() else 0
-    here = _here(number)
-    if network is None and here is None:
+    here, accounts = _here(number), account.kept(_accounts_directory(arguments.config), number)
+    if network is None and here is None and not accounts:
         print(f"hpcnet: job {wanted} has no network, or Slurm does not know it (any more)", file=sys.stderr)
         return 1
     document: dict[str, Any] = _document(network) if network else {"job": number}
     document["addresses"] = _addresses(network, arguments.config) if network else []
-    document["here"] = here
+    document["here"], document["accounts"] = here, accounts
     if arguments.json:
         print_json(document)
     else:
@@ -97,6 +99,13 @@ def _addresses(network: Network, config_file: str) -> list[dict[str, Any]]:
     except HpcnetError as error:
         print(f"hpcnet: the nodes' addresses cannot be computed here: {error}", file=sys.stderr)
         return []
+
+
+def _accounts_directory(config_file: str) -> str:
+    try:
+        return config.load(config_file).hooks.accounts
+    except HpcnetError:
+        return ""  # a host without the configuration shows what the job records tell
 
 
 def _here(job_id: int) -> dict[str, Any] | None:
@@ -136,3 +145,16 @@ def _print(document: dict[str, Any]) -> None:
         print()
         heads = ("NODE", "IPV4", "IPV6", "MAC", "FABRIC")
         print_table(heads, (tuple(entry[key.lower()] for key in heads) for entry in document["addresses"]))
+    if document["accounts"]:
+        print()
+        moved = "NODE MOVED-BY RX-BYTES TX-BYTES RX-PACKETS TX-PACKETS SECONDS".split()
+        print_table(moved, (row for each in document["accounts"] for row in _account_rows(each)))
+
+
+def _account_rows(found: dict[str, Any]) -> Iterator[tuple[object, ...]]:
+    for interface in found["interfaces"]:
+        counts = [
+            interface["counters"].get(f"{way}_{what}") for what in ("bytes", "packets") for way in ("rx", "tx")
+        ]
+        cells = ("-" if count is None else count for count in counts)
+        yield (found["node"], interface["device"], *cells, found["seconds"])

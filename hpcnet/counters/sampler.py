@@ -34,20 +34,14 @@ def main(words: Sequence[str]) -> int:
         return 2
     node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]
     try:
-        run(_own(job_id, node) if job_id else _every(node), node, interval)
+        run(
+            (lambda: [reading.read_own(job_id, node)]) if job_id else lambda: reading.read_node(node),
+            node,
+            interval,
+        )
     except (BrokenPipeError, KeyboardInterrupt):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
-
-
-def _own(job_id: int, node: str) -> Callable[[], list[NodeSample]]:
-    return lambda: [reading.read_own(job_id, node)]
-
-
-def _every(node: str) -> Callable[[], list[NodeSample]]:
-    from hpcnet import journal  # a task needs nothing of it
-
-    return lambda: [reading.read_job(job_id, node) for job_id in journal.jobs() if journal.published(job_id)]
 
 
 def run(read: Callable[[], list[NodeSample]], node: str, interval: float) -> None:

@@ -19,7 +19,7 @@ from tests.cluster.cluster import NODES, Cluster, eventually
 
 pytestmark = pytest.mark.cluster
 
-_MEGABYTES = 400
+_MEGABYTES = 400  # so many that what is in sockets' buffers when iperf3 ends, and is never sent, is little
 
 _SENDER = f"""
 srun bash -c '
@@ -208,3 +208,37 @@ def test_the_watch_ends_with_the_job(cluster: Cluster) -> None:
         assert viewer.wait(30) == 0
         assert re.search(rf"{job} ended", viewer.stderr.read())
         assert all(each["job"] == job for each in rest)
+
+
+def test_what_a_job_moved_stands_in_the_log_and_in_show_when_it_has_ended(cluster: Cluster) -> None:
+    shared = str(cluster.lab.layout.root / "accounts")  # every host sees it
+    cluster.lab.configure(hpcnet={"hooks": {"accounts": shared}})
+    try:
+        script = _SENDER.replace("exec sleep 60", "")
+        job = cluster.sbatch(script, "--network=ib", "-N2", "-w", "n[1-2]")
+        assert cluster.finished(job) == "COMPLETED", cluster.output(job)
+        sent = json.loads(cluster.output(job).partition("ready")[0])["end"]["sum_sent"]["bytes"]
+        shown = json.loads(cluster.run("hpcnet", "show", str(job), "--json").stdout)["accounts"]
+        assert [(each["node"], each["job"], each["user"]) for each in shown] == [
+            ("n1", job, "alice"),
+            ("n2", job, "alice"),
+        ]
+        for each, way in zip(shown, ("rx_bytes", "tx_bytes")):
+            [tasks] = [found for found in each["interfaces"] if found["kind"] == "tasks"]
+            assert tasks["counters"][way] == pytest.approx(sent, rel=0.03)
+            assert 0 < each["seconds"] < 60 and each["problem"] == ""
+            [line] = re.findall(rf"job {job}: account (\{{.*\}})", cluster.log(each["node"]))
+            assert json.loads(line) == each
+        assert "MOVED-BY" in cluster.run("hpcnet", "show", str(job)).stdout
+        assert json.loads(cluster.run("hpcnet", "show", str(job), "--json", user="bob").stdout)["accounts"] == []
+        # a place that cannot be written is said, and costs the job nothing
+        cluster.lab.configure(hpcnet={"hooks": {"accounts": "/proc/accounts"}})
+        job = cluster.sbatch("true", "--network=ib", "-w", "n1")
+        assert cluster.finished(job) == "COMPLETED"
+        eventually(
+            "the log says so", lambda: f"job {job}: its account is not kept: /proc/accounts" in cluster.log("n1")
+        )
+        assert cluster.node_states()["n1"] == "idle"
+    finally:
+        cluster.lab.configure()
+        cluster.root("ctl", "rm", "-rf", shared)

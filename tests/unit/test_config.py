@@ -79,6 +79,7 @@ VALUES: dict[str, tuple[str, object, list[str]]] = {
     "docker.socket": ('"/run/other.sock"', "/run/other.sock", ['"docker.sock"', "1"]),
     "docker.deadline": ("5", 5, ["0", '"5"']),
     "hooks.deadline": ("60", 60, ["0", "3601", '"30"']),
+    "hooks.accounts": ('"/var/spool/hpcnet"', "/var/spool/hpcnet", ['"spool"', "1"]),
     "hooks.log": ('"/var/log/hpcnet.log"', "/var/log/hpcnet.log", ['"stderr"', '""', "1"]),
 }
 GOOD = [(key, text, value) for key, (text, value, _) in VALUES.items()]

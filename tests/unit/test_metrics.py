@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The text that Prometheus scrapes: what it says of samples, and that promtool finds nothing to complain of."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from hpcnet.counters.metrics import render
+from hpcnet.counters.model import Counters, Interface, JobInfo, NodeSample
+
+PORT = Interface("mlx5_0/1", "port", Counters(4, 8, 1, 2, 0, None, None, 0), speed=100_000_000_000)
+SAMPLES = [
+    NodeSample(
+        12,
+        "n1",
+        100.0,
+        (
+            Interface("hpc0", "tasks", Counters(*range(8)), mtu=65470, speed=10_000_000_000),
+            Interface("hpc0", "container", Counters(rx_bytes=2**63), namespace="net:[4026532300]"),
+            PORT,
+        ),
+    ),
+    NodeSample(13, "n1", 100.0, (Interface("hpc0", "tasks"), PORT)),
+]
+JOBS = [JobInfo(12, user="ada", account="physics", mode="vxlan"), JobInfo(13, user='g"r\\ace\n', mode="direct")]
+
+
+def values(text: str) -> dict[str, str]:
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    found = dict(line.rsplit(" ", 1) for line in lines)
+    assert len(found) == len(lines)  # no series twice
+    return found
+
+
+def test_each_counter_stands_once_with_its_labels() -> None:
+    found = values(render(SAMPLES, JOBS, "0.1.0"))
+    own = '{slurmjobid="12",node="n1",device="hpc0",kind="tasks"}'
+    assert found[f"hpcnet_interface_receive_bytes_total{own}"] == "0"
+    assert found[f"hpcnet_interface_transmit_drop_total{own}"] == "7"
+    assert found[f"hpcnet_interface_speed_bytes{own}"] == "1250000000"
+    container = '{slurmjobid="12",node="n1",device="hpc0",kind="container",namespace="net:[4026532300]"}'
+    assert found[f"hpcnet_interface_receive_bytes_total{container}"] == str(2**63)
+    assert found['hpcnet_port_receive_bytes_total{node="n1",port="mlx5_0/1"}'] == "4"
+    assert found["hpcnet_jobs"] == "2"
+    assert found['hpcnet_job_info{slurmjobid="12",user="ada",account="physics",mode="vxlan"}'] == "1"
+    assert found['hpcnet_job_info{slurmjobid="13",user="g\\"r\\\\ace\\n",account="",mode="direct"}'] == "1"
+
+
+def test_what_is_not_known_has_no_line() -> None:
+    text = render(SAMPLES, JOBS, "0.1.0")
+    assert not re.search(r'interface_\w+\{slurmjobid="13"', text)
+    assert "hpcnet_port_transmit_errs_total" not in text
+    assert "None" not in text
+
+
+def test_of_nothing_there_is_hardly_anything() -> None:
+    assert set(values(render([], [], "0.1.0"))) == {'hpcnet_build_info{version="0.1.0"}', "hpcnet_jobs"}
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_promtool_finds_nothing_to_complain_of() -> None:
+    done = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=render(SAMPLES, JOBS, "0.1.0"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
