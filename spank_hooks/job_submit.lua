@@ -246,6 +246,7 @@ local SITE = { -- section -> key -> { its check, its default }; any: not ours to
       default_partitions = { NAMES, {} },
    },
    docker = { socket = { any }, deadline = { any } },
+   agent = { metrics = { any }, token_file = { any } },
    hooks = { deadline = { any }, log = { any }, accounts = { any } },
 }
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.cluster
 
 _MEGABYTES = 400  # so many that what is in sockets' buffers when iperf3 ends, and is never sent, is little
 
-_SENDER = f"""
+SENDER = f"""
 srun bash -c '
 if [ $SLURM_PROCID = 0 ]; then exec timeout 30 iperf3 -s -1 -B $HPCNET_ADDRESS > /dev/null; fi
 for try in {{1..40}}; do
@@ -82,7 +82,7 @@ def samplers(cluster: Cluster) -> list[str]:
 
 
 def test_stats_agrees_with_iperf3(cluster: Cluster) -> None:
-    job = cluster.sbatch(_SENDER, "--network=ib", "-N2", "-w", "n[1-2]")
+    job = cluster.sbatch(SENDER, "--network=ib", "-N2", "-w", "n[1-2]")
     eventually("iperf3 has ended", lambda: "ready" in cluster.output(job))
     report = json.loads(cluster.output(job).partition("ready")[0])
     sent = report["end"]["sum_sent"]["bytes"]
@@ -100,7 +100,7 @@ def test_stats_agrees_with_iperf3(cluster: Cluster) -> None:
 
 
 def test_rates_are_those_of_the_traffic(cluster: Cluster) -> None:
-    script = _SENDER.replace(f"-n {_MEGABYTES}M", "-t 6 -b 800M")
+    script = SENDER.replace(f"-n {_MEGABYTES}M", "-t 6 -b 800M")
     job = cluster.sbatch(script, "--network=ib", "-N2", "-w", "n[1-2]")
     eventually("the job runs", lambda: cluster.state_of(job) == "RUNNING")
     with watching(cluster, str(job), "--watch", "1") as viewer:
@@ -214,7 +214,7 @@ def test_what_a_job_moved_stands_in_the_log_and_in_show_when_it_has_ended(cluste
     shared = str(cluster.lab.layout.root / "accounts")  # every host sees it
     cluster.lab.configure(hpcnet={"hooks": {"accounts": shared}})
     try:
-        script = _SENDER.replace("exec sleep 60", "")
+        script = SENDER.replace("exec sleep 60", "")
         job = cluster.sbatch(script, "--network=ib", "-N2", "-w", "n[1-2]")
         assert cluster.finished(job) == "COMPLETED", cluster.output(job)
         sent = json.loads(cluster.output(job).partition("ready")[0])["end"]["sum_sent"]["bytes"]
