@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hpcnet.counters.metrics import render
 from hpcnet.counters.model import Counters, Interface, JobInfo, NodeSample
+
+DASHBOARD = Path(__file__).parents[2] / "etc/grafana-dashboard.json"
 
 PORT = Interface("mlx5_0/1", "port", Counters(4, 8, 1, 2, 0, None, None, 0), speed=100_000_000_000)
 SAMPLES = [
@@ -59,6 +64,24 @@ def test_what_is_not_known_has_no_line() -> None:
 
 def test_of_nothing_there_is_hardly_anything() -> None:
     assert set(values(render([], [], "0.1.0"))) == {'hpcnet_build_info{version="0.1.0"}', "hpcnet_jobs"}
+
+
+def test_the_dashboard_asks_for_what_there_is() -> None:
+    every = replace(SAMPLES[0].interfaces[0], counters=Counters(*[1] * 8))
+    port = replace(PORT, counters=Counters(*[1] * 8))
+    there = values(render([NodeSample(12, "n1", 0.0, (every, port))], JOBS, "0.1.0"))
+    metrics = {line.partition("{")[0] for line in there}
+    labels = set(re.findall(r'(\w+)="', " ".join(there)))
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += [each["query"]["query"] for each in dashboard["templating"]["list"] if each["type"] == "query"]
+    asked = set(re.findall(r"hpcnet_\w+", " ".join(queries)))
+    assert asked and asked <= metrics
+    grouped = re.findall(r"(?:by|on|group_left) \(([^)]*)\)", " ".join(queries))
+    used = {label.strip() for group in grouped for label in group.split(",")}
+    used |= set(re.findall(r"(\w+)=~", " ".join(queries)))
+    assert used <= labels | {"instance"}  # which Prometheus adds itself
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
