@@ -71,7 +71,8 @@ examples:
 _AGENT = """\
 Run it on every node where docker=yes is offered, before dockerd starts (etc/hpcnet-agent.service). dockerd asks it
 for the addresses and interfaces of containers in networks hpcnet-JOBID. Containers go on without it; it may be
-restarted at any time, and ends at SIGTERM.
+restarted at any time, and ends at SIGTERM. With [agent] metrics in hpcnet.toml it also gives Prometheus the counters
+of all jobs of the node, to who has the token.
 
 example:
   hpcnet agent
@@ -202,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--watch", metavar="S", type=_seconds, help="one JSON document a line, every S seconds")
     check = command("check", node.run_check, "compare a job's network on this node with its journal", _CHECK)
     check.add_argument("job", metavar="JOB", type=_job_id, nargs="?", help="default: all jobs of this node")
-    command("agent", node.run_agent, "serve Docker's driver for jobs with docker=yes", _AGENT)
+    command("agent", node.run_agent, "serve Docker's driver for jobs with docker=yes, and metrics", _AGENT)
     attach = command(
         "attach", node.run_attach, "give a container by hand an interface in a job's network", _ATTACH
     )
