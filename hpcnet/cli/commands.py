@@ -71,8 +71,8 @@ examples:
 _AGENT = """\
 Run it on every node where docker=yes is offered, before dockerd starts (etc/hpcnet-agent.service). dockerd asks it
 for the addresses and interfaces of containers in networks hpcnet-JOBID. Containers go on without it; it may be
-restarted at any time, and ends at SIGTERM. With [agent] metrics in hpcnet.toml it also gives Prometheus the counters
-of all jobs of the node, to who has the token.
+restarted at any time, and ends at SIGTERM. With [agent] metrics in hpcnet.toml it also gives Prometheus the
+counters of all jobs of the node, to who has the token.
 
 example:
   hpcnet agent
