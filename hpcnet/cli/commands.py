@@ -200,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     how = counters.add_mutually_exclusive_group()
     how.add_argument("--once", action="store_true", help="one table; so it is where stdout is no terminal")
-    how.add_argument("--watch", metavar="S", type=_seconds, help="one JSON document a line, every S seconds")
+    how.add_argument("--watch", metavar="S", type=_interval, help="one JSON document a line, every S seconds")
     check = command("check", node.run_check, "compare a job's network on this node with its journal", _CHECK)
     check.add_argument("job", metavar="JOB", type=_job_id, nargs="?", help="default: all jobs of this node")
     command("agent", node.run_agent, "serve Docker's driver for jobs with docker=yes, and metrics", _AGENT)
@@ -268,7 +268,7 @@ def _job_id(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def _interval(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
