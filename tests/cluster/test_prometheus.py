@@ -7,7 +7,7 @@ import json
 import subprocess
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import pytest
 
@@ -57,20 +57,19 @@ def _await_agent(cluster: Cluster, node: str) -> None:
 
 @pytest.fixture
 def agents(cluster: Cluster) -> Iterator[Cluster]:
-    """The lab with an agent on n1 and n2."""
+    """The lab, whose agents on n1 and n2 serve metrics."""
     cluster.lab.configure(hpcnet={"agent": {"metrics": ADDRESS, "token_file": "/etc/hpcnet/token"}})
     try:
-        with ExitStack() as stack:
-            for node in ("n1", "n2"):
-                write = f"umask 077; echo {TOKEN} > /etc/hpcnet/token"
-                cluster.root(node, "sh", "-c", write)
-                stack.enter_context(running(cluster, node, "/opt/hpcnet/bin/hpcnet", "agent"))
-                _await_agent(cluster, node)
-            yield cluster
+        for node in ("n1", "n2"):
+            cluster.root(node, "sh", "-c", f"umask 077; echo {TOKEN} > /etc/hpcnet/token")
+            cluster.lab.restart("agent", node)
+            _await_agent(cluster, node)
+        yield cluster
     finally:
         cluster.lab.configure()
         for node in ("n1", "n2"):
             cluster.root(node, "rm", "-f", "/etc/hpcnet/token")
+            cluster.lab.restart("agent", node)
 
 
 def test_prometheus_agrees_with_iperf3(agents: Cluster) -> None:
