@@ -109,11 +109,22 @@ class Docker:
 
 
 @dataclass(frozen=True)
+class Agent:
+    """What else ``hpcnet agent`` serves."""
+
+    metrics: str = ""
+    """ADDRESS:PORT; empty: no metrics."""
+    token_file: str = "/etc/hpcnet/metrics.token"
+
+
+@dataclass(frozen=True)
 class Hooks:
     """How the four hooks behave."""
 
     deadline: int = 30
     log: str = "syslog"
+    accounts: str = ""
+    """Directory for what each job has moved; empty: none is kept, it stands in the log alone."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,7 @@ class Site:
     offer: Offer = field(default_factory=Offer)
     submit: Submit = field(default_factory=Submit)
     docker: Docker = field(default_factory=Docker)
+    agent: Agent = field(default_factory=Agent)
     hooks: Hooks = field(default_factory=Hooks)
 
 
@@ -138,6 +150,7 @@ _SECTIONS: Mapping[str, Callable[..., Any]] = {
     "offer": Offer,
     "submit": Submit,
     "docker": Docker,
+    "agent": Agent,
     "hooks": Hooks,
 }
 
@@ -286,9 +299,14 @@ _KEYS: Mapping[str, Mapping[str, Check]] = {
         "socket": _ABSOLUTE,
         "deadline": _integer(1, 3600),
     },
+    "agent": {
+        "metrics": _text(r"|[0-9.]+:[0-9]{1,5}", "an IPv4 address and port, such as 127.0.0.1:9834, or empty"),
+        "token_file": _ABSOLUTE,
+    },
     "hooks": {
         "deadline": _integer(1, 3600),
         "log": _text(r"syslog|/[^\0\n]+", '"syslog" or an absolute path'),
+        "accounts": _text(r"|/[^\0\n]+", "an absolute path, or empty for none"),
     },
 }
 

@@ -51,6 +51,8 @@ class Entry:
     """datagram or connected; empty: the uplink is no IPoIB interface."""
     uplink_pkey: str = ""
     """Of an IPoIB uplink."""
+    account: str = ""
+    """Slurm's, empty where it does not tell a Prolog."""
 
     @property
     def addresses(self) -> dict[str, IPv4Address]:

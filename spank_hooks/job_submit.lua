@@ -246,7 +246,8 @@ local SITE = { -- section -> key -> { its check, its default }; any: not ours to
       default_partitions = { NAMES, {} },
    },
    docker = { socket = { any }, deadline = { any } },
-   hooks = { deadline = { any }, log = { any } },
+   agent = { metrics = { any }, token_file = { any } },
+   hooks = { deadline = { any }, log = { any }, accounts = { any } },
 }
 
 -- One string, integer or boolean at a position of a line -> value, position behind it; nil: neither.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hpcnet agent``: the node's service. Building and removing networks needs it for Docker's containers only."""
+"""``hpcnet agent``: the node's service: Docker's driver, metrics where configured. Tasks' networks need none."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ import threading
 
 from hpcnet import config, journal, names
 from hpcnet.agent.driver import Driver
+from hpcnet.agent.metrics import MetricsServer
 from hpcnet.agent.server import Server
 
 
 def run(config_file: str) -> int:
     """Serve until SIGTERM or SIGINT. Raises SiteError, NodeError."""
-    config.load(config_file)
+    site = config.load(config_file)
     journal.prepare()
+    scraped = MetricsServer(site.agent) if site.agent.metrics else None
     driver = Driver(lambda: config.load(config_file))
     with Server(names.DOCKER_PLUGIN, driver.answer) as server:
         stopped = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopped.set())
         threading.Thread(target=server.serve_forever, daemon=True).start()
+        if scraped:
+            threading.Thread(target=scraped.serve_forever, daemon=True).start()
         _tell_systemd("READY=1")
         stopped.wait()
         server.shutdown()
+    if scraped:
+        scraped.shutdown()
+        scraped.server_close()
     return 0
 
 

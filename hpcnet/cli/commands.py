@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address
 
 from hpcnet import __version__, names, reap
-from hpcnet.cli import cleanup, entering, networks, node, planning
+from hpcnet.cli import cleanup, entering, networks, node, planning, stats
 from hpcnet.errors import HpcnetError, UserError
 
 _EXIT_CODES = """\
 exit codes:
   0  done; for check: nothing differs
-  1  check found a difference; show found no network of that job; cleanup could not remove something
+  1  check found a difference; show found no network of that job; stats found no counters of it; cleanup could
+     not remove something
   2  the command line or the --network option is wrong
   3  the site or the node stands in the way: configuration, slurmctld, the kernel
   exec: that of the command it ran
@@ -47,6 +48,18 @@ examples:
   hpcnet show 1234 --json
 """
 
+_STATS = """\
+Rates are bits per second, totals bytes, of the job's own interfaces; "-" is what is not known. Without --once,
+--watch and --json it shows a table that changes, on a terminal, until you press Ctrl-C or the job ends.
+It runs as a step of the job (sacct shows it as hpcnet-stats) and is the job owner's and root's to call.
+
+examples:
+  hpcnet stats 1234
+  hpcnet stats 1234 --once
+  hpcnet stats --json             all of your jobs, once
+  hpcnet stats 1234 --watch 5 | jq -c '[.node, .interfaces[0].rates.rx_bytes]'
+"""
+
 _CHECK = """\
 Every line of the answer is something that the job's network should have and has not (missing), has and
 should not (foreign), or a node that does not answer a packet of full size (silent).
@@ -70,7 +83,8 @@ examples:
 _AGENT = """\
 Run it on every node where docker=yes is offered, before dockerd starts (etc/hpcnet-agent.service). dockerd asks it
 for the addresses and interfaces of containers in networks hpcnet-JOBID. Containers go on without it; it may be
-restarted at any time, and ends at SIGTERM.
+restarted at any time, and ends at SIGTERM. With [agent] metrics in hpcnet.toml it also gives Prometheus the
+counters of all jobs of the node, to who has the token.
 
 example:
   hpcnet agent
@@ -202,13 +216,20 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument(
         "job", metavar="JOB", type=_job_or_task, help="a job's number, or ARRAY_TASK as list prints it"
     )
+    counters = command("stats", stats.run, "what a job's network carries, per node and interface", _STATS)
+    counters.add_argument(
+        "job", metavar="JOB", type=_job_or_task, nargs="?", help="default: all of your running jobs"
+    )
+    how = counters.add_mutually_exclusive_group()
+    how.add_argument("--once", action="store_true", help="one table; so it is where stdout is no terminal")
+    how.add_argument("--watch", metavar="S", type=_interval, help="one JSON document a line, every S seconds")
     check = command("check", node.run_check, "compare a job's network on this node with its journal", _CHECK)
     check.add_argument("job", metavar="JOB", type=_job_id, nargs="?", help="default: all jobs of this node")
     enter = command("exec", entering.run_exec, "run a command or a shell in a job's network", _EXEC)
     enter.usage = "hpcnet exec [--node NAME] JOB [-- COMMAND [ARGUMENT]...]"
     enter.add_argument("--node", metavar="NAME", help="on this node of the job")
     enter.add_argument("job", metavar="JOB", type=_job_or_task, help="a job's number, or ARRAY_TASK")
-    command("agent", node.run_agent, "serve Docker's driver for jobs with docker=yes", _AGENT)
+    command("agent", node.run_agent, "serve Docker's driver for jobs with docker=yes, and metrics", _AGENT)
     attach = command(
         "attach", node.run_attach, "give a container by hand an interface in a job's network", _ATTACH
     )
@@ -271,3 +292,13 @@ def _job_id(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a job id, a number such as 1234")
     return int(text)
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 3600")
+    return seconds

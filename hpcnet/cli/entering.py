@@ -8,9 +8,10 @@ import os
 import sys
 
 from hpcnet import journal, names, nodelist
-from hpcnet.cli.networks import Network, find
+from hpcnet.cli.networks import find
 from hpcnet.errors import NodeError, UserError
 from hpcnet.kernel import netns
+from hpcnet.slurm.networks import Network
 
 
 def run_exec(arguments: argparse.Namespace) -> int:

@@ -75,6 +75,13 @@ def _epilog(job: Job, site: Site, broken: HpcnetError | None, log: _Log) -> int:
     from hpcnet import lifecycle
 
     try:
+        from hpcnet.counters import account
+
+        for line in account.of_job(job.id, site.hooks.accounts):
+            log.note(line)
+    except Exception as error:  # whatever it is, the network must go
+        log.write(f"job {job.id}: no account of what it moved: {type(error).__name__}: {error}")
+    try:
         complaints = lifecycle.remove(job.id, site)
     except (NodeError, OSError) as error:
         log.write(f"job {job.id}: its network may still carry traffic: {error}")
@@ -136,8 +143,12 @@ class _Log:
 
     def write(self, text: str) -> None:
         """One line."""
+        print(f"hpcnet {self._hook}: {' '.join(text.split())}", file=sys.stderr)
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """One line that slurmd's log need not have too."""
         line = f"hpcnet {self._hook}: {' '.join(text.split())}"
-        print(line, file=sys.stderr)
         if self._target == "syslog":
             import syslog
 

@@ -16,6 +16,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from hpcnet.cli import hooks
 
         return hooks.main(words[0])
+    if words and words[0] == "sample":
+        from hpcnet.counters import sampler
+
+        return sampler.main(words[1:])
     if words and words[0] == "lab":
         from hpcnet.lab import command
 

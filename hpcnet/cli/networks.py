@@ -6,67 +6,51 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
-from hpcnet import config, fabric, journal, names, nodelist, record
+from hpcnet import config, fabric, journal, names, nodelist
 from hpcnet.cli.table import print_json, print_table
-from hpcnet.errors import HpcnetError, SiteError
+from hpcnet.counters import account
+from hpcnet.errors import HpcnetError
 from hpcnet.lease import separation
 from hpcnet.model import Lease
 from hpcnet.plan import endpoints_of
-from hpcnet.record import Record
 from hpcnet.request import text as request_text
-from hpcnet.slurm.jobs import SlurmJob, jobs
+from hpcnet.slurm.networks import Network, networks
 
 
-@dataclass(frozen=True)
-class Network:
-    """A job that asked for a network, and what its record says."""
-
-    job: SlurmJob
-    record: Record
-
-    def document(self) -> dict[str, Any]:
-        """As JSON: lease is null until the job starts, refused is null unless it was."""
-        job, found = self.job, self.record
-        asked = request_text(found.request)
-        return {
-            "job": job.id,
-            "array": job.array or None,
-            "user": job.user,
-            "state": sorted(job.states),
-            "nodes": job.nodelist,
-            "asked": f"{names.WORD},{asked}" if asked else names.WORD,
-            "lease": asdict(found.lease) if found.lease else None,
-            "refused": found.reason or None,
-        }
+def _complain(text: str) -> None:
+    print(f"hpcnet: {text}", file=sys.stderr)
 
 
-def _networks() -> list[Network]:
-    found = []
-    for job in jobs():
-        text = job.extra if record.carries(job.extra) else job.comment
-        try:
-            seen = record.find(text)
-        except SiteError as error:
-            print(f"hpcnet: job {job.id}: {error}", file=sys.stderr)
-            continue
-        if seen is not None:
-            found.append(Network(job, seen))
-    return found
+def _document(network: Network) -> dict[str, Any]:
+    """As JSON: lease is null until the job starts, refused is null unless it was."""
+    job, found = network.job, network.record
+    asked = request_text(found.request)
+    return {
+        "job": job.id,
+        "array": job.array or None,
+        "user": job.user,
+        "state": sorted(job.states),
+        "nodes": job.nodelist,
+        "asked": f"{names.WORD},{asked}" if asked else names.WORD,
+        "lease": asdict(found.lease) if found.lease else None,
+        "refused": found.reason or None,
+    }
 
 
 def find(wanted: str) -> Network | None:
     """The network of a job, named by its number or as an array's task; None: it has none."""
-    return next((seen for seen in _networks() if wanted in (str(seen.job.id), seen.job.array)), None)
+    return next((seen for seen in networks(_complain) if wanted in (str(seen.job.id), seen.job.array)), None)
 
 
 def run_list(arguments: argparse.Namespace) -> int:
     """One line for each job that asked; those whose network is gone only with --all."""
-    found = [network for network in _networks() if arguments.all or not network.job.ended]
+    found = [network for network in networks(_complain) if arguments.all or not network.job.ended]
     if arguments.json:
-        print_json([network.document() for network in found])
+        print_json([_document(network) for network in found])
         return 0
     heads = ("JOB", "USER", "STATE", "MODE", "VNI", "SUBNET", "MTU", "NODES")
     print_table(heads, (_row(network) for network in found))
@@ -88,13 +72,13 @@ def run_show(arguments: argparse.Namespace) -> int:
     wanted = arguments.job
     network = find(wanted)
     number = network.job.id if network else int(wanted) if wanted.isdigit() else 0
-    here = _here(number)
-    if network is None and here is None:
+    here, accounts = _here(number), account.kept(_accounts_directory(arguments.config), number)
+    if network is None and here is None and not accounts:
         print(f"hpcnet: job {wanted} has no network, or Slurm does not know it (any more)", file=sys.stderr)
         return 1
-    document: dict[str, Any] = network.document() if network else {"job": number}
+    document: dict[str, Any] = _document(network) if network else {"job": number}
     document["addresses"] = _addresses(network, arguments.config) if network else []
-    document["here"] = here
+    document["here"], document["accounts"] = here, accounts
     if arguments.json:
         print_json(document)
     else:
@@ -120,6 +104,13 @@ def _addresses(network: Network, config_file: str) -> list[dict[str, Any]]:
     except HpcnetError as error:
         print(f"hpcnet: the nodes' addresses cannot be computed here: {error}", file=sys.stderr)
         return []
+
+
+def _accounts_directory(config_file: str) -> str:
+    try:
+        return config.load(config_file).hooks.accounts
+    except HpcnetError:
+        return ""  # a host without the configuration shows what the job records tell
 
 
 def _here(job_id: int) -> dict[str, Any] | None:
@@ -159,3 +150,16 @@ def _print(document: dict[str, Any]) -> None:
         print()
         heads = ("NODE", "IPV4", "IPV6", "MAC", "FABRIC")
         print_table(heads, (tuple(entry[key.lower()] for key in heads) for entry in document["addresses"]))
+    if document["accounts"]:
+        print()
+        moved = "NODE MOVED-BY RX-BYTES TX-BYTES RX-PACKETS TX-PACKETS SECONDS".split()
+        print_table(moved, (row for each in document["accounts"] for row in _account_rows(each)))
+
+
+def _account_rows(found: dict[str, Any]) -> Iterator[tuple[object, ...]]:
+    for interface in found["interfaces"]:
+        counts = [
+            interface["counters"].get(f"{way}_{what}") for what in ("bytes", "packets") for way in ("rx", "tx")
+        ]
+        cells = ("-" if count is None else count for count in counts)
+        yield (found["node"], interface["device"], *cells, found["seconds"])

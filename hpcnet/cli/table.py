@@ -9,11 +9,16 @@ from typing import Any
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """The lines of ``table``."""
+    for line in table(heads, rows):
+        print(line)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     """Columns as wide as their widest cell, the last one as it is."""
     cells = [list(heads), *([str(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells)]
-    for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
 
 
 def print_json(document: Any) -> None:

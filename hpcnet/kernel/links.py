@@ -42,13 +42,13 @@ class Link:
 def find(netlink: rtnl.Rtnl, name: str) -> Link | None:
     """The interface of this name, or None."""
     answer = netlink.get(rtnl.message(rtnl.RTM_GETLINK, 0, rtnl.link_header(), rtnl.text(rtnl.IFLA_IFNAME, name)))
-    return _parse(answer[1]) if answer else None
+    return parse(answer[1]) if answer else None
 
 
 def every(netlink: rtnl.Rtnl) -> list[Link]:
     """All interfaces of the socket's namespace."""
     request = rtnl.message(rtnl.RTM_GETLINK, rtnl.DUMP, rtnl.link_header())
-    return [_parse(body) for kind, body in netlink.dump(request) if kind == rtnl.RTM_NEWLINK]
+    return [parse(body) for kind, body in netlink.dump(request) if kind == rtnl.RTM_NEWLINK]
 
 
 def delete(netlink: rtnl.Rtnl, index: int) -> None:
@@ -56,7 +56,8 @@ def delete(netlink: rtnl.Rtnl, index: int) -> None:
     netlink.send(rtnl.message(rtnl.RTM_DELLINK, 0, rtnl.link_header(index)), ignore=(errno.ENODEV,))
 
 
-def _parse(body: bytes) -> Link:
+def parse(body: bytes) -> Link:
+    """The interface of an RTM_NEWLINK message."""
     hardware, index, flags = struct.unpack_from("=HiI", body, 2)
     found = rtnl.attributes(body, 16)
     info = rtnl.attributes(found.get(rtnl.IFLA_LINKINFO, b""))
@@ -107,19 +108,21 @@ def uplink(netlink: rtnl.Rtnl, name: str, node: str, address: IPv4Address) -> Li
         raise NodeError(f"uplink {name} is down on {node}; bring it up (ip link set {name} up)")
     if link.operstate not in (_OPERSTATE_UP, _OPERSTATE_UNKNOWN):
         raise NodeError(f"uplink {name} has no carrier on {node}; check its cable, port and subnet manager")
-    if address not in _ipv4_of(netlink, link.index):
+    if str(address) not in (text.partition("/")[0] for index, text in addresses(netlink) if index == link.index):
         raise NodeError(
             f"uplink {name} on {node} does not have the address {address} that [fabric] peers gives the node"
         )
     return link
 
 
-def _ipv4_of(netlink: rtnl.Rtnl, index: int) -> list[IPv4Address]:
-    request = rtnl.message(_RTM_GETADDR, rtnl.DUMP, rtnl.address_header(socket.AF_INET, 0, 0))
+def addresses(netlink: rtnl.Rtnl) -> list[tuple[int, str]]:
+    """Interface index and address with prefix length, such as ``10.128.0.1/30``, of all in the namespace."""
+    request = rtnl.message(_RTM_GETADDR, rtnl.DUMP, rtnl.address_header(socket.AF_UNSPEC, 0, 0))
     found = []
     for _, body in netlink.dump(request):
-        if struct.unpack_from("=I", body, 4)[0] == index:
-            local = rtnl.attributes(body, _ADDRESS_HEADER).get(rtnl.IFA_LOCAL)
-            if local:
-                found.append(IPv4Address(local))
+        family, prefix, index = struct.unpack_from("=BBxxI", body)
+        attributes = rtnl.attributes(body, _ADDRESS_HEADER)
+        packed = attributes.get(rtnl.IFA_LOCAL) or attributes.get(rtnl.IFA_ADDRESS)
+        if packed and family in (socket.AF_INET, socket.AF_INET6):
+            found.append((index, f"{socket.inet_ntop(family, packed)}/{prefix}"))
     return found

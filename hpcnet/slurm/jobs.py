@@ -88,11 +88,15 @@ class Host:
         return bool(lost) or self.reason.startswith("Epilog error")
 
 
-def jobs(timeout: float = _TIMEOUT) -> list[SlurmJob]:
-    """Every job that slurmctld still has a record of, array tasks one by one, pending ones too."""
+def jobs(timeout: float = _TIMEOUT, only: Iterable[int] = ()) -> list[SlurmJob]:
+    """Every job that slurmctld still has a record of, array tasks one by one, pending ones too; or ``only`` some.
+
+    An array's number stands for all of its tasks. Raises JobUnknown when there is one number and no such job.
+    """
     import json
 
-    text = run(["squeue", "--all", "--local", "--states=all", "--json"], timeout)
+    some = [f"--jobs={','.join(map(str, only))}"] if only else []
+    text = run(["squeue", "--all", "--local", "--states=all", "--json", *some], timeout)
     try:
         document = json.loads(text)
         if document.get("errors"):
@@ -171,16 +175,20 @@ def stamp(job: Job, text: str, timeout: float = _TIMEOUT) -> None:
         run(["scontrol", "update", f"jobid={job.id}", change], timeout)
 
 
+def environment() -> dict[str, str]:
+    """What Slurm's commands get: their answers must not depend on the caller's language or job."""
+    kept = {key: os.environ[key] for key in _KEPT if key in os.environ}
+    return {"PATH": _PATH, **kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
+
+
 def run(command: list[str], timeout: float, partial: bool = False) -> str:
     """What one of Slurm's commands prints. ``partial``: an answer counts though the command failed."""
     import subprocess
 
-    environment = {"PATH": _PATH, **{key: os.environ[key] for key in _KEPT if key in os.environ}}
-    environment.update(LC_ALL="C", SLURM_TIME_FORMAT="%s")
     try:
         done = subprocess.run(
             command,
-            env=environment,
+            env=environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,

@@ -217,7 +217,8 @@ def test_show_of_a_job_that_only_this_node_knows(
     out = said(capsys, 0, "show", "99", "--config", config)
     assert out == "job       99, not known to Slurm any more\nhere      refused: why\n"
     document = json.loads(said(capsys, 0, "show", "99", "--json", "--config", config))
-    assert document == {"job": 99, "addresses": [], "here": {"complete": False, "refused": "why", "steps": []}}
+    here = {"complete": False, "refused": "why", "steps": []}
+    assert document == {"job": 99, "addresses": [], "here": here, "accounts": []}
 
 
 @pytest.mark.parametrize("words", [["list"], ["show", "12"]], ids=" ".join)

@@ -79,6 +79,9 @@ VALUES: dict[str, tuple[str, object, list[str]]] = {
     "docker.socket": ('"/run/other.sock"', "/run/other.sock", ['"docker.sock"', "1"]),
     "docker.deadline": ("5", 5, ["0", '"5"']),
     "hooks.deadline": ("60", 60, ["0", "3601", '"30"']),
+    "agent.metrics": ('"127.0.0.1:9834"', "127.0.0.1:9834", ['"9834"', '":9834"', "9834"]),
+    "agent.token_file": ('"/root/token"', "/root/token", ['"token"', "1"]),
+    "hooks.accounts": ('"/var/spool/hpcnet"', "/var/spool/hpcnet", ['"spool"', "1"]),
     "hooks.log": ('"/var/log/hpcnet.log"', "/var/log/hpcnet.log", ['"stderr"', '""', "1"]),
 }
 GOOD = [(key, text, value) for key, (text, value, _) in VALUES.items()]

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hpcnet stats``: a table, once or changing; a JSON document; a line of JSON for each sample."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from hpcnet import nodelist
+from hpcnet.cli.table import print_json, table
+from hpcnet.counters import wire
+from hpcnet.counters.board import GRACE, Board
+from hpcnet.counters.model import Counters, Interface, JobInfo, NodeSample
+from hpcnet.counters.rates import UNKNOWN, Rates
+from hpcnet.counters.source import Source, Watch
+from hpcnet.counters.steps import StepSource, job_info, may_watch, running
+from hpcnet.errors import SiteError, UserError
+from hpcnet.slurm.networks import networks
+
+_ONCE, _LIVE = 1.0, 2.0
+"""Seconds between two samples of one table, and of a changing one."""
+
+_HEADS = "JOB NODE DEVICE KIND RX TX RX-PACKETS TX-PACKETS RX-BYTES TX-BYTES ERRORS DROPS NOTE".split()
+_HOME_AND_CLEAR = "\x1b[H\x1b[J"
+
+
+class _NothingToShow(Exception):
+    """Why there are no counters of a job to be had."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 1 when there are no counters to be had."""
+    if sys.stdout is None:
+        raise UserError("standard output is closed")
+    try:
+        found = _jobs(arguments.job)
+        interval = arguments.watch or (_LIVE if _is_live(arguments) else _ONCE)
+        source: Source = StepSource()
+        watched = _Watched(source, found, interval)
+        try:
+            if arguments.watch:
+                _stream(watched)
+            elif _is_live(arguments):
+                _live(watched)
+            else:
+                _once(watched, arguments.json)
+        finally:
+            watched.close()
+    except _NothingToShow as why:
+        print(f"hpcnet: {why}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _is_live(arguments: argparse.Namespace) -> bool:
+    return not (arguments.once or arguments.json or arguments.watch) and sys.stdout.isatty()
+
+
+def _jobs(wanted: str | None) -> list[JobInfo]:
+    """The jobs to watch. Raises _NothingToShow, naming why."""
+    if wanted is None:
+        own = StepSource().jobs()
+        if not own:
+            raise _NothingToShow(f"no running job {'' if os.geteuid() == 0 else 'of yours '}has a network")
+        return own
+    number = int(wanted.partition("_")[0])
+    complaints: list[str] = []
+    found = [
+        each
+        for each in networks(complaints.append, [number])
+        if wanted in (str(each.job.id), each.job.array) or str(each.job.array).startswith(f"{wanted}_")
+    ]
+    if not found:
+        why = complaints[0] if complaints else f"job {wanted} has no network, or Slurm does not know it (any more)"
+        raise _NothingToShow(why)
+    live = [each for each in found if running(each)]
+    if not live:
+        job = found[0].job
+        state = "+".join(sorted(job.states))
+        hint = f"; see hpcnet show {wanted}" if job.ended or found[0].record.reason else ""
+        raise _NothingToShow(f"job {wanted} is {state} and has no network now{hint}")
+    for each in live:
+        if not may_watch(each):
+            raise SiteError(f"job {wanted} is {each.job.user}'s; only its owner and root see its counters")
+    return [job_info(each) for each in live]
+
+
+class _Watched:
+    """Jobs under observation: samples arrive in a thread of their own, the rest happens in the caller's."""
+
+    def __init__(self, source: Source, found: list[JobInfo], interval: float) -> None:
+        self.jobs, self.interval, self.board = found, interval, Board(interval)
+        self._queue: queue.Queue[NodeSample | None] = queue.Queue()
+        for job in found:
+            self.board.expect(job.job_id, job.nodes, time.time())
+        self._watch: Watch = source.watch([job.job_id for job in found], interval)
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        try:
+            for sample in self._watch:
+                self._queue.put(sample)
+        finally:
+            self._queue.put(None)
+
+    def samples(self, until: float) -> Iterator[NodeSample]:
+        """Those that come until a time (time.monotonic), already on the board. EOFError: there are no more."""
+        while True:
+            try:
+                sample = self._queue.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return
+            if sample is None:
+                raise EOFError
+            self.board.take(sample, time.time())
+            yield sample
+
+    def close(self) -> None:
+        """End what was started on the nodes, and see it gone."""
+        self._watch.close()
+        self._thread.join(2 * _ONCE + 6)
+
+
+def _stream(watched: _Watched) -> None:
+    """A line for each sample, and one when a node falls silent."""
+    silent: set[tuple[int, str]] = set()
+    try:
+        while True:
+            for sample in watched.samples(time.monotonic() + watched.interval / 4):
+                silent.discard((sample.job_id, sample.node))
+                _line(wire.encode(sample, watched.board.rates(sample.job_id, sample.node)))
+                break
+            for job in watched.jobs:
+                for node, since in watched.board.silent(job.job_id, time.time()).items():
+                    if (job.job_id, node) not in silent:
+                        silent.add((job.job_id, node))
+                        _line({"schema": wire.SCHEMA, "job": job.job_id, "node": node, "silent_since": since})
+    except EOFError:
+        _say_ended(watched)
+
+
+def _line(document: dict[str, Any]) -> None:
+    print(json.dumps(document, separators=(",", ":")), flush=True)
+
+
+def _say_ended(watched: _Watched) -> None:
+    jobs = ", ".join(job.label for job in watched.jobs)
+    print(f"hpcnet: over: {jobs} ended", file=sys.stderr)
+
+
+def _live(watched: _Watched) -> None:
+    """A table that is painted anew every interval."""
+    try:
+        while True:
+            for _ in watched.samples(time.monotonic() + watched.interval):
+                pass
+            print(_HOME_AND_CLEAR + "\n".join(_table(watched)), flush=True)
+    except EOFError:
+        _say_ended(watched)
+
+
+def _once(watched: _Watched, as_json: bool) -> None:
+    """When each node has given two samples, or is given up."""
+    deadline = time.monotonic() + GRACE + 2 * watched.interval
+    try:
+        while time.monotonic() < deadline and not _all_told(watched):
+            for _ in watched.samples(min(deadline, time.monotonic() + watched.interval)):
+                if _all_told(watched):
+                    break
+    except EOFError:
+        pass
+    board = watched.board
+    if not any(board.latest(job.job_id, node) for job in watched.jobs for node in job.nodes):
+        why = next(filter(None, (board.problem(job.job_id) for job in watched.jobs)), "no node answers")
+        raise _NothingToShow(f"no counters of {', '.join(job.label for job in watched.jobs)}: {why}")
+    if as_json:
+        print_json({"schema": wire.SCHEMA, "jobs": [_document(watched, job) for job in watched.jobs]})
+    else:
+        print("\n".join(_table(watched)))
+
+
+def _all_told(watched: _Watched) -> bool:
+    board, now = watched.board, time.time()
+    for job in watched.jobs:
+        told = set(board.silent(job.job_id, now))
+        for node in job.nodes:
+            latest = board.latest(job.job_id, node)
+            if node not in told and not board.rates(job.job_id, node) and not (latest and latest.problem):
+                return False
+    return True
+
+
+def _document(watched: _Watched, job: JobInfo) -> dict[str, Any]:
+    board, now = watched.board, time.time()
+    seen = [(node, board.latest(job.job_id, node)) for node in job.nodes]
+    return {
+        "job": job.job_id,
+        "array": job.task or None,
+        "user": job.user,
+        "mode": job.mode,
+        "nodes": [wire.encode(latest, board.rates(job.job_id, node)) for node, latest in seen if latest],
+        "silent": board.silent(job.job_id, now),
+        "problem": board.problem(job.job_id),
+    }
+
+
+def _table(watched: _Watched) -> list[str]:
+    rows: list[tuple[str, ...]] = []
+    for job in watched.jobs:
+        silent = watched.board.silent(job.job_id, time.time())
+        for node in job.nodes:
+            rows.extend(_rows(watched.board, job, node, silent.get(node)))
+    nodes = nodelist.fold(dict.fromkeys(node for job in watched.jobs for node in job.nodes))
+    told = [f"{job.label}: {problem}" for job in watched.jobs if (problem := watched.board.problem(job.job_id))]
+    return [*table(_HEADS, rows), *told] if rows else [f"no node of {nodes} has answered yet", *told]
+
+
+def _rows(board: Board, job: JobInfo, node: str, since: float | None) -> Iterator[tuple[str, ...]]:
+    latest, found = board.latest(job.job_id, node), board.rates(job.job_id, node)
+    note = f"silent since {time.strftime('%H:%M:%S', time.localtime(since))}" if since else ""
+    if latest is None:
+        yield (job.label, node, *["-"] * 10, note)
+        return
+    note = note or latest.problem
+    if not latest.interfaces:
+        yield (job.label, node, *["-"] * 10, note)
+    for interface in latest.interfaces:
+        shown = UNKNOWN if since else found.get(interface.key, UNKNOWN)
+        yield (job.label, node, *_cells(interface, shown), note)
+
+
+def _cells(interface: Interface, shown: Rates) -> Iterator[str]:
+    counters: Counters = interface.counters
+    yield interface.name or interface.device
+    yield interface.kind
+    yield _scaled(None if shown.rx_bytes is None else 8 * shown.rx_bytes, "bit/s")
+    yield _scaled(None if shown.tx_bytes is None else 8 * shown.tx_bytes, "bit/s")
+    yield _scaled(shown.rx_packets, "/s")
+    yield _scaled(shown.tx_packets, "/s")
+    yield _scaled(counters.rx_bytes, "B")
+    yield _scaled(counters.tx_bytes, "B")
+    yield _sum(counters.rx_errors, counters.tx_errors)
+    yield _sum(counters.rx_dropped, counters.tx_dropped)
+
+
+def _sum(*parts: int | None) -> str:
+    return "-" if None in parts else str(sum(part for part in parts if part is not None))
+
+
+def _scaled(value: float | None, unit: str) -> str:
+    """With a prefix of the SI and three or four digits; "-": not known."""
+    if value is None:
+        return "-"
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if value < 1000 or prefix == "P":
+            break
+        value /= 1000
+    number = f"{value:.0f}" if prefix == "" or value >= 100 else f"{value:.1f}"
+    return f"{number} {prefix}{unit}" if unit != "/s" else f"{number}{prefix}{unit}"

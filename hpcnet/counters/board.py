@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The latest of every node that is watched, and what follows from it: rates, and who is silent since when.
+
+board = Board(interval=2.0)
+board.expect(job.job_id, job.nodes, now)
+board.take(sample, now)                       # for each sample of a watch
+board.rates(job.job_id, "n1")                 # {interface.key: Rates}
+board.silent(job.job_id, now)                 # {"n2": 1790000000.0}
+
+``now`` is the viewer's own time in Unix seconds: nodes' clocks need not agree with it. Not for several threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from hpcnet.counters.model import NodeSample
+from hpcnet.counters.rates import Rates, node_rates
+
+PATIENCE = 2.0
+"""So many intervals without a sample make a node silent."""
+
+GRACE = 10.0
+"""Seconds that a node has at least for its first sample: its sampler must be started."""
+
+
+@dataclass
+class _Node:
+    heard: float
+    """When the last sample came, or when the first was asked for."""
+    latest: NodeSample | None = None
+    rates: dict[tuple[str, str, str], Rates] = field(default_factory=dict)
+
+
+class Board:
+    """What is known of the nodes of some jobs."""
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        self._jobs: dict[int, dict[str, _Node]] = {}
+        self._problems: dict[int, str] = {}
+
+    def expect(self, job_id: int, nodes: Iterable[str], now: float) -> None:
+        """The job has these nodes, and no others any more; a new one is given time from now on."""
+        known = self._jobs.get(job_id, {})
+        self._jobs[job_id] = {node: known.get(node) or _Node(now) for node in nodes}
+
+    def forget(self, job_id: int) -> None:
+        """The job is watched no more."""
+        self._jobs.pop(job_id, None)
+        self._problems.pop(job_id, None)
+
+    def take(self, sample: NodeSample, now: float) -> None:
+        """Note a sample, of a job or node that was not expected too."""
+        if not sample.node:
+            self._problems[sample.job_id] = sample.problem
+            return
+        self._problems.pop(sample.job_id, None)
+        node = self._jobs.setdefault(sample.job_id, {}).setdefault(sample.node, _Node(now))
+        node.rates = node_rates(node.latest, sample) if node.latest else {}
+        node.heard, node.latest = now, sample
+
+    def jobs(self) -> list[int]:
+        """The jobs that are expected or were heard of."""
+        return list(self._jobs)
+
+    def nodes(self, job_id: int) -> list[str]:
+        """The job's nodes, in the order in which they were expected."""
+        return list(self._jobs.get(job_id, ()))
+
+    def latest(self, job_id: int, node: str) -> NodeSample | None:
+        """The last sample, or None before the first."""
+        found = self._jobs.get(job_id, {}).get(node)
+        return found.latest if found else None
+
+    def rates(self, job_id: int, node: str) -> dict[tuple[str, str, str], Rates]:
+        """Between the last two samples; empty before the second."""
+        found = self._jobs.get(job_id, {}).get(node)
+        return found.rates if found else {}
+
+    def silent(self, job_id: int, now: float) -> dict[str, float]:
+        """The nodes that say nothing, and since when: their last sample, or when they were first expected."""
+        return {
+            node: found.heard for node, found in self._jobs.get(job_id, {}).items() if self._is_late(found, now)
+        }
+
+    def _is_late(self, node: _Node, now: float) -> bool:
+        patience = PATIENCE * self.interval
+        return now - node.heard >= (patience if node.latest else max(patience, GRACE))
+
+    def problem(self, job_id: int) -> str:
+        """What is wrong with the job as a whole; empty when nothing is, or any node has been heard since."""
+        return self._problems.get(job_id, "")

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One job's interfaces on this node, read now.
+
+read_own(job_id, node)     a task of the job, in whose namespace it is: no privilege needed
+read_job(job_id, node)     root, from the host's namespace
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from hpcnet import names
+from hpcnet.counters.model import CONTAINER, EGRESS, KINDS, PORT, SEGMENT, TASKS, Counters, Interface, NodeSample
+from hpcnet.kernel import infiniband, netns, rtnl, statistics
+from hpcnet.kernel.statistics import Device
+
+_OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP")  # RFC 2863
+_WORD = 4  # bytes that an InfiniBand data counter counts in one
+
+
+def read_own(job_id: int, node: str) -> NodeSample:
+    """From inside: what the calling process's own namespace holds of the job."""
+    with rtnl.Rtnl() as netlink:
+        found = [each for each in statistics.devices(netlink, names.DEVICE_GROUP) if _is_of(each, job_id)]
+    problem = "" if found else "tasks of this job are not in its network (join=none); root can read its counters"
+    return _sample(job_id, node, found, problem)
+
+
+def read_job(job_id: int, node: str) -> NodeSample:
+    """From the host's namespace, as root. A job that has no network here gives a problem."""
+    try:
+        with netns.inside(job_id), rtnl.Rtnl() as netlink:
+            found = [each for each in statistics.devices(netlink, names.DEVICE_GROUP) if _is_of(each, job_id)]
+        problem = "" if found else "its network holds no interface of hpcnet's"
+    except FileNotFoundError:
+        found, problem = [], "no network of this job on this node"
+    except OSError as error:
+        found, problem = [], f"its network cannot be read: {error.strerror or error}"
+    return _sample(job_id, node, found, problem)
+
+
+def read_node(node: str) -> list[NodeSample]:
+    """As root, all jobs that have a network here, in one pass over the node's namespaces."""
+    own = {_identity(names.netns_path(job_id)): job_id for job_id in netns.pinned() if netns.exists(job_id)}
+    found: dict[int, list[Interface]] = {job_id: [] for job_id in own.values()}
+    for namespace in netns.everywhere():
+        inode = os.fstat(namespace).st_ino
+        with netns.inside_fd(namespace), rtnl.Rtnl() as netlink:
+            for device in statistics.devices(netlink, names.DEVICE_GROUP):
+                alias = names.parse_alias(device.link.alias)
+                if alias is None or alias[1] not in found:
+                    continue
+                interface = _interface(device, alias[1])
+                if own.get(inode) != alias[1]:
+                    interface = replace(interface, kind=CONTAINER, namespace=f"net:[{inode}]")
+                found[alias[1]].append(interface)
+    return [_assemble(job_id, node, interfaces) for job_id, interfaces in found.items()]
+
+
+def _identity(path: str) -> int:
+    return os.stat(path).st_ino
+
+
+def _is_of(device: Device, job_id: int) -> bool:
+    alias = names.parse_alias(device.link.alias)
+    return alias is not None and alias[1] == job_id
+
+
+def _sample(job_id: int, node: str, found: list[Device], problem: str) -> NodeSample:
+    return _assemble(job_id, node, [_interface(device, job_id) for device in found], problem)
+
+
+def _assemble(job_id: int, node: str, found: list[Interface], problem: str = "") -> NodeSample:
+    clock = time.clock_gettime(time.CLOCK_BOOTTIME)
+    interfaces = sorted(found, key=lambda each: KINDS.index(each.kind))
+    return NodeSample(job_id, node, time.time(), (*interfaces, *ports()), problem, clock)
+
+
+def _interface(device: Device, job_id: int) -> Interface:
+    link = device.link
+    kind = {names.TASKS_DEVICE: TASKS, names.VXLAN_DEVICE: SEGMENT}.get(link.name, EGRESS)
+    return Interface(
+        device=link.name,
+        kind=kind,
+        counters=Counters(**device.counters),
+        mtu=link.mtu or None,
+        state=_OPERSTATES[link.operstate] if link.operstate < len(_OPERSTATES) else "",
+        mac=link.address.hex(":"),
+        addresses=device.addresses,
+        namespace=names.netns(job_id),
+        speed=device.speed,
+    )
+
+
+def ports() -> tuple[Interface, ...]:
+    """This node's fabric ports; none where there is no InfiniBand or RoCE adapter."""
+    return tuple(
+        _port(port)
+        for port in sorted(infiniband.SYSFS.glob("class/infiniband/*/ports/*"))
+        if (port / "counters").is_dir()
+    )
+
+
+def _port(port: Path) -> Interface:
+    """Source: Documentation/ABI/stable/sysfs-class-infiniband; IBTA's PortCounters count data in 4-byte words."""
+    received, sent = _count(port, "port_rcv_data"), _count(port, "port_xmit_data")
+    return Interface(
+        device=f"{port.parents[1].name}/{port.name}",
+        kind=PORT,
+        counters=Counters(
+            rx_bytes=None if received is None else received * _WORD,
+            tx_bytes=None if sent is None else sent * _WORD,
+            rx_packets=_count(port, "port_rcv_packets"),
+            tx_packets=_count(port, "port_xmit_packets"),
+            rx_errors=_count(port, "port_rcv_errors"),
+            tx_dropped=_count(port, "port_xmit_discards"),
+        ),
+        state=_text(port / "state").rpartition(":")[2].strip(),
+        speed=_speed(_text(port / "rate")),
+    )
+
+
+def _count(port: Path, name: str) -> int | None:
+    text = _text(port / "counters" / name)
+    return int(text) if text.isdecimal() else None
+
+
+def _speed(rate: str) -> int | None:
+    """``100 Gb/sec (4X EDR)`` -> bit/s."""
+    number, _, unit = rate.partition(" ")
+    try:
+        return round(float(number) * 1e9) if unit.startswith("Gb/sec") else None
+    except ValueError:
+        return None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""

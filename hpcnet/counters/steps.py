@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The owner's way to the counters: one step in the job (``srun --overlap``), with a sampler on each node.
+
+Slurm lets a job's owner start a step and nobody else, so it is Slurm that keeps users apart. Root starts the step
+in the owner's name. One step a job for as long as it is watched; it ends with the viewer, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+from collections.abc import Iterable
+
+from hpcnet import nodelist
+from hpcnet.counters.model import JobInfo
+from hpcnet.counters.streams import Streams, Target
+from hpcnet.slurm.networks import Network, networks
+
+STEP_NAME = "hpcnet-stats"
+
+_RUNNING = frozenset({"RUNNING", "SUSPENDED"})
+
+
+def job_info(network: Network) -> JobInfo:
+    """What the record says of a job's network."""
+    job, lease = network.job, network.record.lease
+    return JobInfo(
+        job_id=job.id,
+        task=job.array,
+        user=job.user,
+        account=job.account,
+        partition=job.partition,
+        state="+".join(sorted(job.states)),
+        mode=lease.mode if lease else "",
+        vni=lease.vni or None if lease else None,
+        pkey=lease.pkey if lease and lease.pkey != "none" else "",
+        nodes=tuple(nodelist.expand(job.nodelist)) if job.nodelist else (),
+        subnet=str(lease.ipv4) if lease else "",
+        subnet6=str(lease.ipv6) if lease else "",
+        mtu=lease.mtu or None if lease else None,
+        started=job.start or None,
+    )
+
+
+def running(network: Network) -> bool:
+    """Whether the job has a network that can be watched now."""
+    return bool(network.record.lease and network.job.states & _RUNNING and "COMPLETING" not in network.job.states)
+
+
+class StepSource:
+    """Samples by steps; see hpcnet.counters.source.Source."""
+
+    def __init__(self) -> None:
+        self._watches: list[Streams] = []
+
+    def jobs(self) -> list[JobInfo]:
+        """The running jobs with a network: one's own, root's are all. Raises ControllerUnreachable."""
+        found = (network for network in networks(_silently) if running(network))
+        return [job_info(network) for network in found if may_watch(network)]
+
+    def watch(self, job_ids: Iterable[int], interval: float) -> Streams:
+        """A step in each of these jobs."""
+        watch = Streams(lambda wanted: _targets(wanted, interval), job_ids)
+        self._watches.append(watch)
+        return watch
+
+    def close(self) -> None:
+        """Close every watch."""
+        for watch in self._watches:
+            watch.close()
+
+
+def may_watch(network: Network) -> bool:
+    """Whether the step would be allowed: Slurm decides; this only saves asking."""
+    return os.geteuid() in (0, network.job.uid)
+
+
+def _silently(text: str) -> None:
+    """A record that cannot be read is the business of ``hpcnet list``."""
+
+
+def _targets(wanted: frozenset[int], interval: float) -> dict[str, Target]:
+    found = (network for network in networks(_silently, wanted) if network.job.id in wanted and running(network))
+    return {f"job {network.job.id}": _target(network, interval) for network in found}
+
+
+def _target(network: Network, interval: float) -> Target:
+    job_id, nodes = network.job.id, frozenset(nodelist.expand(network.job.nodelist))
+    jobs, uid = frozenset({job_id}), network.job.uid
+    if not may_watch(network):
+        return Target(jobs, nodes, problem=f"job {job_id} is {network.job.user}'s; only its owner and root see it")
+    command = (
+        "srun",
+        f"--jobid={job_id}",
+        "--overlap",
+        f"--nodes={len(nodes)}",
+        f"--ntasks={len(nodes)}",
+        "--ntasks-per-node=1",
+        "--no-kill",
+        "--kill-on-bad-exit=0",
+        "--mpi=none",
+        "--chdir=/",
+        f"--job-name={STEP_NAME}",
+        sys.executable,
+        "-I",
+        "-m",
+        "hpcnet",
+        "sample",
+        str(job_id),
+        str(interval),
+    )
+    if os.geteuid() == uid:
+        return Target(jobs, nodes, command)
+    try:
+        owner = pwd.getpwuid(uid)
+    except KeyError:
+        return Target(jobs, nodes, problem=f"job {job_id} is uid {uid}'s, whom this host does not know")
+    groups = tuple(os.getgrouplist(owner.pw_name, owner.pw_gid))
+    return Target(jobs, nodes, command, uid=uid, gid=owner.pw_gid, groups=groups)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A watch over programs that write frames: here shell scripts in the place of srun, real processes and pipes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hpcnet.counters import streams, wire
+from hpcnet.counters.frames import frames
+from hpcnet.counters.model import NodeSample
+from hpcnet.counters.streams import Streams, Target
+from hpcnet.slurm.jobs import ControllerUnreachable
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "RETRY_FIRST", 0.02)
+    monkeypatch.setattr(streams, "BEAT", 0.05)
+
+
+def says(*samples: NodeSample, then: str = "exec cat") -> tuple[str, ...]:
+    """A program that writes these samples and then, by default, ends when nobody watches any more."""
+    text = b"".join(frames(wire.encode(sample), sample.node, number) for number, sample in enumerate(samples))
+    return ("sh", "-c", f"printf %s {shlex.quote(text.decode())}; {then}")
+
+
+def target(job_id: int, *command: str, problem: str = "") -> Target:
+    return Target(frozenset({job_id}), frozenset({"n1"}), command, problem)
+
+
+def sample(job_id: int, at: float = 0.0, node: str = "n1") -> NodeSample:
+    return NodeSample(job_id, node, at)
+
+
+def running(marker: Path) -> bool:
+    """Whether the process that wrote its number there is there."""
+    try:
+        os.kill(int(marker.read_text()), 0)
+        return True
+    except ProcessLookupError:
+        return False
+
+
+def first(watch: Streams, count: int) -> list[NodeSample]:
+    found: list[NodeSample] = []
+    iterator: Iterator[NodeSample] = iter(watch)
+    for each in iterator:
+        found.append(each)
+        if len(found) == count:
+            break
+    watch.close()
+    assert list(iterator) == []
+    return found
+
+
+def test_samples_of_several_jobs_arrive() -> None:
+    commands = {job: target(job, *says(sample(job, 1.0), sample(job, 2.0))) for job in (1, 2)}
+    found = first(Streams(lambda wanted: {str(job): commands[job] for job in wanted}, [1, 2]), 4)
+    assert sorted((each.job_id, each.time) for each in found) == [(1, 1.0), (1, 2.0), (2, 1.0), (2, 2.0)]
+
+
+def test_a_program_may_speak_of_its_own_job_and_nodes_only() -> None:
+    command = says(sample(2), sample(1, node="n9"), sample(1, 5.0))
+    assert first(Streams(lambda wanted: {"1": target(1, *command)}, [1]), 1) == [sample(1, 5.0)]
+
+
+def test_one_that_ends_is_started_again_until_its_job_is_over() -> None:
+    runs = iter([True, True, True, False])
+    command = says(sample(1), then="echo 'srun: error: torn' >&2")
+    watch = Streams(lambda wanted: {"1": target(1, *command)} if next(runs) else {}, [1])
+    found = list(watch)
+    assert [each.problem for each in found] == ["", "torn"] * 3
+
+
+def test_slurmctld_away_is_a_problem_and_no_end() -> None:
+    away = iter([True, False])
+
+    def ask(wanted: frozenset[int]) -> dict[str, Target]:
+        if next(away):
+            raise ControllerUnreachable("no answer")
+        return {"1": target(1, *says(sample(1)))}
+
+    assert [each.problem for each in first(Streams(ask, [1]), 2)] == ["no answer", ""]
+
+
+def test_a_job_that_may_not_be_watched_is_said_so_and_the_watch_ends() -> None:
+    found = list(Streams(lambda wanted: {"1": target(1, problem="bob's")}, [1]))
+    assert [(each.node, each.problem) for each in found] == [("", "bob's")]
+
+
+def test_a_program_that_is_not_there_is_a_problem() -> None:
+    [found] = first(Streams(lambda wanted: {"1": target(1, "/no/srun")}, [1]), 1)
+    assert found.problem == "/no/srun cannot be started: No such file or directory"
+
+
+def test_close_from_another_thread_ends_the_iteration_and_the_program(tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    command = says(sample(1), then=f"echo $$ > {marker}; exec cat")
+    watch = Streams(lambda wanted: {"1": target(1, *command)}, [1])
+    found: list[NodeSample] = []
+    thread = threading.Thread(target=lambda: found.extend(watch))
+    thread.start()
+    while not (found and marker.exists() and marker.read_text()):
+        time.sleep(0.01)
+    watch.close()
+    watch.close()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert not running(marker)
+
+
+def test_follow_leaves_what_is_watched_alone(tmp_path: Path) -> None:
+    marker = {job: tmp_path / str(job) for job in (1, 2)}
+
+    def ask(wanted: frozenset[int]) -> dict[str, Target]:
+        then = "echo $$ >> {}; exec cat"
+        return {str(job): target(job, *says(sample(job), then=then.format(marker[job]))) for job in wanted}
+
+    watch = Streams(ask, [1])
+    seen = []
+    for each in watch:
+        seen.append(each.job_id)
+        if seen == [1]:
+            watch.follow([1, 2])
+        if seen == [1, 2]:
+            while not all(path.exists() and path.read_text() for path in marker.values()):
+                time.sleep(0.01)
+            assert running(marker[1])
+            watch.follow([])
+    assert seen == [1, 2]
+    assert len(marker[1].read_text().split()) == 1
+    assert not running(marker[1]) and not running(marker[2])
+
+
+def test_programs_hear_that_somebody_watches() -> None:
+    command = says(sample(1), then=f"read a; read b; read c; {shlex.join(says(sample(1, 9.0)))}")
+    assert first(Streams(lambda wanted: {"1": target(1, *command)}, [1]), 2)[1].time == 9.0
+
+
+def test_a_program_that_does_not_end_by_itself_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_PATIENCE", 0.1)
+    marker = tmp_path / "pid"
+    then = f"trap '' TERM; echo $$ > {marker}; exec sleep 60"
+    command = says(sample(1), then=then)
+    watch = Streams(lambda wanted: {"1": target(1, *command)}, [1])
+    for _ in watch:
+        while not (marker.exists() and marker.read_text()):
+            time.sleep(0.01)
+        watch.close()
+    assert not running(marker)
