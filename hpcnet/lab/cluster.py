@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from hpcnet.lab.state import State
 
 _PROGRAMS = "ip nsenter unshare tini setpriv munged slurmctld slurmd sinfo make gcc"
 FABRICS = {"ethernet": 65520, "infiniband": 4092}
-"""What the fabric may be, with the MTU of ib0: as IPoIB has in connected mode, and what it has in datagram mode."""
+"""What the fabric may be, with the MTU of ib0: that of IPoIB in connected mode, and in datagram mode."""
 
 _DOCKER_PROGRAMS = "dockerd docker containerd runc busybox iperf3"
 
@@ -40,6 +40,8 @@ class Options:
     docker: bool = False
     fabric_mtu: int | None = None
     fabric: str = "ethernet"
+    hpcnet: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of hpcnet.toml, as for :meth:`Lab.configure`."""
 
     @property
     def mtu(self) -> int:
@@ -91,6 +93,7 @@ class Lab:
                 raise LabError(f"{self.layout.root} has a half-built lab; remove it with: hpcnet lab down")
             self._require_ours()
             state = State(options.nodes, options.docker, options.mtu, options.fabric)
+            state.hpcnet = {section: dict(values) for section, values in options.hpcnet.items()}
             state.cgroup = f"hpcnet-lab-{secrets.token_hex(4)}"
             state.save(self.layout.state)
             assembly = Assembly(self.layout, state, self._verbose)

@@ -59,10 +59,10 @@ def _adapters() -> list[Path]:
 
 
 def _interface(adapter: Path) -> str:
-    """The adapter's IPoIB interface, once the machine has it (back). Children that came back with it are deleted."""
+    """The adapter's IPoIB interface, once the machine has it (back); children that came back too are deleted."""
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
-        children = []
+        children: list[str] = []
         for entry in sorted(adapter.glob("device/net/*")):
             own, parent = (int((_NETS / entry.name / name).read_text()) for name in ("ifindex", "iflink"))
             if own == parent:

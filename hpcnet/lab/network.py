@@ -28,7 +28,8 @@ def make_switch(switch: int) -> None:
 def plug(switch: int, hosts: Mapping[str, int], fabric_mtu: int | None) -> None:
     """Wire hosts (name -> process id of pid 1) to both networks and give them their addresses.
 
-    Without an MTU of the fabric only to the management network. Each end of a pair is made where it belongs: moving a link between namespaces costs twenty times as much.
+    Without an MTU of the fabric only to the management network. Each end of a pair is made where it belongs:
+    moving a link between namespaces costs twenty times as much.
     """
     mtu = {"eth0": _MANAGEMENT_MTU}
     if fabric_mtu is not None:

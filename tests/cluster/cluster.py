@@ -40,10 +40,10 @@ class Cluster:
         self.lab = Lab.at(directory)
         self._pristine: dict[str, str] = {}
 
-    def up(self, fabric: str = "ethernet") -> None:
+    def up(self, options: Options | None = None) -> None:
         """Start the lab (one left by a killed test run goes first) and take the baseline."""
         self.lab.down()
-        self.lab.up(Options(nodes=len(NODES), docker=True, fabric=fabric))
+        self.lab.up(options or Options(nodes=len(NODES), docker=True))
         self._pristine = {node: self.state(node) for node in NODES}
 
     def run(
