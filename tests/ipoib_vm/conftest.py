@@ -16,7 +16,7 @@ if not os.environ.get("HPCNET_IPOIB_VM"):
     collect_ignore_glob = ["test_*.py"]
 
 RESULTS = Path(__file__).parents[2] / ".ipoib-vm" / "results"
-LAB = Path("/var/lib/hpcnet-lab/lab")
+LAB = Path(os.environ.get("HPCNET_LAB", ""))
 
 # Warnings of the kernel that tell of no fault of ours; each is a whole message.
 _EXPECTED = (
