@@ -4,7 +4,7 @@
 
 BIN = .venv/bin
 # Files that are shell scripts; spank_hooks/hook is one before "make install" fills in its two names.
-SCRIPTS = tools/bootstrap tools/demo tools/test-pythons .ci/run hpcnet/lab/host.sh spank_hooks/hook $(wildcard examples/*.sh)
+SCRIPTS = tools/bootstrap tools/demo tools/ipoib-vm tools/test-pythons tests/ipoib_vm/init tests/ipoib_vm/guest .ci/run hpcnet/lab/host.sh spank_hooks/hook $(wildcard examples/*.sh)
 LUA = $(wildcard spank_hooks/*.lua)
 
 # More words for pytest, or for the benchmark:  make test ARGS='-k lease -x'
@@ -15,7 +15,7 @@ NODES = 3
 AS = alice
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo lab lab-down test test-unit test-pythons lint format bench
+.PHONY: help bootstrap demo lab lab-down test test-unit test-pythons test-ipoib ipoib-shell lint format bench
 
 help: ## what there is to make
 	@echo "usage: make TARGET [ARGS=...]"
@@ -46,6 +46,14 @@ test-unit: ## the tests that need neither root nor Slurm
 
 test-pythons: bootstrap ## the unit tests with each Python from 3.9 on that is found, in .venv-3.*
 	@tools/test-pythons $(ARGS)
+
+test-ipoib: ## the tests on InfiniBand made of software, in a virtual machine; ARGS='-k pkey' (root)
+	@tools/bootstrap --ipoib-vm
+	@tools/ipoib-vm test $(ARGS)
+
+ipoib-shell: ## a root shell in that virtual machine (root)
+	@tools/bootstrap --ipoib-vm
+	@tools/ipoib-vm shell
 
 lint: bootstrap ## ruff, mypy, import-linter, shellcheck, luac, the C plugin with every warning an error
 	$(BIN)/ruff check

@@ -36,7 +36,8 @@ def endpoints_of(lease: Lease, node: str, rank: int, size: int, underlay: IPv4Ad
             slot=slot,
             ipv4=IPv4Address(base4 + offset),
             ipv6=IPv6Address(base6 + offset),
-            link_local=IPv6Address(_LINK_LOCAL + offset),
+            # Not the offset, which every job has: jobs of mode=direct may share a segment.
+            link_local=IPv6Address(_LINK_LOCAL + base4 + offset),
             mac=mac(base4 + offset),
             underlay=underlay,
         )

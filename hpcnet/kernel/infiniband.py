@@ -41,10 +41,11 @@ def ipoib_facts(uplink: str) -> tuple[str, str]:
 def require(uplink: str, node: str, pkey: str) -> None:
     """Raises NodeError or SiteError when the uplink's port cannot carry an IPoIB child of this pkey."""
     directory = SYSFS / "class/net" / uplink
-    if (directory / "parent").exists():
+    parent = _parent(directory)
+    if parent:
         raise NodeError(
             f"uplink {uplink} on {node} is an IPoIB child itself and can have none; "
-            f"set [fabric] uplink to its parent {_text(directory / 'parent')}"
+            f"set [fabric] uplink to its parent{parent}"
         )
     port = _port(directory)
     if port is None:
@@ -64,6 +65,19 @@ def require(uplink: str, node: str, pkey: str) -> None:
             f"port {port.name} of uplink {uplink} on {node} is {member} partition {pkey}; make it a full member "
             "in the subnet manager's partitions, or take the pkey out of hpcnet.toml"
         )
+
+
+def _parent(interface: Path) -> str:
+    """ " ib0", the interface that this one is a child of; "" for none. Not by the file ``parent``: a child that
+    was made by netlink has none.
+    """
+    index = _text(interface / "iflink")
+    if index == _text(interface / "ifindex"):
+        return ""
+    for other in sorted(interface.parent.iterdir()):
+        if _text(other / "ifindex") == index:
+            return f" {other.name}"
+    return f", interface {index}"
 
 
 def _port(interface: Path) -> Port | None:

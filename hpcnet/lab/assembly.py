@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcnet.errors import LabError
-from hpcnet.lab import cgroups, containers, daemons, etcfiles, install, network, rootless
+from hpcnet.lab import cgroups, containers, daemons, etcfiles, infiniband, install, network, rootless
 from hpcnet.lab.host import Host, boot, halt, tail
-from hpcnet.lab.layout import CONTROLLER, LOGIN, SWITCH, USERS, Layout, host_names, node_names
+from hpcnet.lab.layout import CONTROLLER, LOGIN, SWITCH, USERS, Layout, host_names, machine_names, node_names
 from hpcnet.lab.state import Process, State, init_of
 
-_NODES_SECONDS = 60.0
+_NODES_SECONDS = 180.0
 _SLURM_LOGS = ("/var/log/slurm", "slurm", 0o755)
 _DIRECTORIES = {
     SWITCH: [("/run/munge", "munge", 0o755)],
@@ -89,7 +89,10 @@ class Assembly:
         if SWITCH in hosts:
             network.make_switch(hosts[SWITCH].init)
         plugged = {name: host.init for name, host in hosts.items() if name != SWITCH}
-        network.plug(self.host(SWITCH).init, plugged, self.state.fabric_mtu)
+        on_infiniband = self.state.fabric == "infiniband"
+        network.plug(self.host(SWITCH).init, plugged, None if on_infiniband else self.state.fabric_mtu)
+        if on_infiniband:
+            infiniband.plug(machine_names(self.state.nodes), plugged, self.state.fabric_mtu)
         for host in hosts.values():
             self._configure(host)
 

@@ -12,34 +12,52 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hpcnet.errors import LabError
-from hpcnet.lab import daemons, install
+from hpcnet.lab import daemons, infiniband, install
 from hpcnet.lab.assembly import Assembly
-from hpcnet.lab.layout import CONTROLLER, MAX_NODES, SWITCH, Layout, addresses, layout, node_names
+from hpcnet.lab.layout import CONTROLLER, MAX_NODES, SWITCH, Layout, addresses, layout, machine_names, node_names
 from hpcnet.lab.state import State
 
 _PROGRAMS = "ip nsenter unshare tini setpriv munged slurmctld slurmd sinfo make gcc"
+FABRICS = {"ethernet": 65520, "infiniband": 4092}
+"""What the fabric may be, with the MTU of ib0: that of IPoIB in connected mode, and in datagram mode."""
+
 _DOCKER_PROGRAMS = "dockerd docker containerd runc busybox iperf3"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What ``up`` may be asked for; ``fabric_mtu`` in bytes, as connected-mode IPoIB has 65520."""
+    """What ``up`` may be asked for; ``fabric_mtu`` in bytes, None: what the fabric usually has.
+
+    On the fabric ``ethernet`` ib0 is a veth, on ``infiniband`` the IPoIB interface of an adapter of the machine.
+    """
 
     nodes: int = 3
     docker: bool = False
-    fabric_mtu: int = 65520
+    fabric_mtu: int | None = None
+    fabric: str = "ethernet"
+    hpcnet: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of hpcnet.toml, as for :meth:`Lab.configure`."""
+
+    @property
+    def mtu(self) -> int:
+        """The fabric's MTU in bytes."""
+        return FABRICS[self.fabric] if self.fabric_mtu is None else self.fabric_mtu
 
     def check(self) -> None:
         """Raise LabError for what cannot be built."""
         if not 1 <= self.nodes <= MAX_NODES:
             raise LabError(f"{self.nodes} nodes: must be 1 to {MAX_NODES}")
-        if not 1330 <= self.fabric_mtu <= 65535:
-            raise LabError(f"fabric MTU {self.fabric_mtu}: must be 1330 to 65535")
+        if self.fabric not in FABRICS:
+            raise LabError(f"fabric {self.fabric}: must be {' or '.join(FABRICS)}")
+        if not 1330 <= self.mtu <= 65535:
+            raise LabError(f"fabric MTU {self.mtu}: must be 1330 to 65535")
+        if self.fabric == "infiniband":
+            infiniband.require(machine_names(self.nodes))
 
 
 class Lab:
@@ -74,7 +92,8 @@ class Lab:
             if self.layout.state.exists():
                 raise LabError(f"{self.layout.root} has a half-built lab; remove it with: hpcnet lab down")
             self._require_ours()
-            state = State(options.nodes, options.docker, options.fabric_mtu)
+            state = State(options.nodes, options.docker, options.mtu, options.fabric)
+            state.hpcnet = {section: dict(values) for section, values in options.hpcnet.items()}
             state.cgroup = f"hpcnet-lab-{secrets.token_hex(4)}"
             state.save(self.layout.state)
             assembly = Assembly(self.layout, state, self._verbose)
@@ -135,6 +154,7 @@ class Lab:
             "directory": str(self.layout.root),
             "nodes": state.nodes,
             "docker": state.docker,
+            "fabric": state.fabric,
             "fabric_mtu": state.fabric_mtu,
             "hosts": hosts,
         }

@@ -65,7 +65,14 @@ def _fill(parser: argparse.ArgumentParser) -> None:
     up = actions.add_parser("up", help="start the lab; returns when every node is idle")
     up.add_argument("--nodes", type=int, default=3, metavar="N", help="compute nodes n1..nN (default 3)")
     up.add_argument("--docker", action="store_true", help="dockerd on every node, with the image hpcnet-lab")
-    up.add_argument("--fabric-mtu", type=int, default=65520, metavar="BYTES", help="MTU of ib0 (default 65520)")
+    up.add_argument(
+        "--fabric",
+        default="ethernet",
+        metavar="KIND",
+        help="ethernet (default): ib0 is a veth; infiniband: each host gets an adapter of this machine",
+    )
+    mtu_help = "MTU of ib0 (default 65520, with --fabric infiniband 4092)"
+    up.add_argument("--fabric-mtu", type=int, metavar="BYTES", help=mtu_help)
     up.add_argument("--json", action="store_true", help="print the status when done")
     up.set_defaults(lab_action=_up)
 
@@ -105,7 +112,7 @@ def _up(arguments: argparse.Namespace) -> int:
         # As Ctrl-C: what was started is taken down again.
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     lab = _lab()
-    if not lab.up(Options(arguments.nodes, arguments.docker, arguments.fabric_mtu)):
+    if not lab.up(Options(arguments.nodes, arguments.docker, arguments.fabric_mtu, arguments.fabric)):
         print(f"lab: is up already at {lab.layout.root}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(lab.status(), indent=1))
@@ -151,7 +158,8 @@ def _status(arguments: argparse.Namespace) -> int:
         print(json.dumps(status, indent=1))
         return 0
     docker = ", docker" if status["docker"] else ""
-    print(f"lab at {status['directory']}: {status['nodes']} nodes{docker}, fabric MTU {status['fabric_mtu']}")
+    fabric = f"fabric {status['fabric']} with MTU {status['fabric_mtu']}"
+    print(f"lab at {status['directory']}: {status['nodes']} nodes{docker}, {fabric}")
     for host in status["hosts"]:
         running = " ".join(d["name"] if d["alive"] else f"{d['name']}(dead)" for d in host["daemons"])
         running = running if host["pid"] else "(off)"

@@ -16,7 +16,7 @@ from hpcnet.lab.state import Process
 from hpcnet.names import DOCKER_PLUGIN
 from hpcnet.runtimes.engine import Engine
 
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 _STOP_SECONDS = 5.0
 _MUNGE = "/run/munge"
 

@@ -22,8 +22,8 @@ from hpcnet.lab.state import HostRecord, Process, State, init_of, reap
 
 _HOST_SH = Path(__file__).with_name("host.sh")
 _ENTER = Path(__file__).with_name("enter.py")
-_BOOT_SECONDS = 20.0
-_END_SECONDS = 20.0
+_BOOT_SECONDS = 120.0
+_END_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def _copy_distribution(name: str, packages: Path) -> None:
 
 
 def _checked(host: Host, argv: list[str]) -> None:
-    done = host.run(argv, timeout=120)
+    done = host.run(argv, timeout=600)
     if done.returncode:
         words = (done.stderr or done.stdout).strip()
         raise LabError(f"installation failed: {' '.join(argv)}\n{words}")

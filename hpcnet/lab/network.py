@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab's two networks: bridges on the switch, a veth pair from each to every host."""
+"""The lab's two networks: bridges on the switch, a veth pair from each to every host.
+
+With a fabric of InfiniBand the second one is hpcnet.lab.infiniband's.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,19 @@ def make_switch(switch: int) -> None:
     _ip(switch, lines)
 
 
-def plug(switch: int, hosts: Mapping[str, int], fabric_mtu: int) -> None:
+def plug(switch: int, hosts: Mapping[str, int], fabric_mtu: int | None) -> None:
     """Wire hosts (name -> process id of pid 1) to both networks and give them their addresses.
 
-    Each end of a pair is made where it belongs: moving a link between namespaces costs twenty times as much.
+    Without an MTU of the fabric only to the management network. Each end of a pair is made where it belongs:
+    moving a link between namespaces costs twenty times as much.
     """
-    mtu = {"eth0": _MANAGEMENT_MTU, "ib0": fabric_mtu}
+    mtu = {"eth0": _MANAGEMENT_MTU}
+    if fabric_mtu is not None:
+        mtu["ib0"] = fabric_mtu
     lines = []
     for host, init in hosts.items():
-        for interface, bridge in _BRIDGES.items():
-            port, size, mac = f"{host}-{interface}", mtu[interface], _mac(addresses(host)[interface])
+        for interface, size in mtu.items():
+            port, bridge, mac = f"{host}-{interface}", _BRIDGES[interface], _mac(addresses(host)[interface])
             lines += [
                 f"link add name {port} mtu {size} type veth "
                 f"peer name {interface} address {mac} mtu {size} netns {init}",
@@ -40,8 +46,8 @@ def plug(switch: int, hosts: Mapping[str, int], fabric_mtu: int) -> None:
     _ip(switch, lines)
     for host, init in hosts.items():
         lines = ["link set lo up"]
-        for interface, address in addresses(host).items():
-            lines += [f"address add {address}/16 dev {interface}", f"link set {interface} up"]
+        for interface in mtu:
+            lines += [f"address add {addresses(host)[interface]}/16 dev {interface}", f"link set {interface} up"]
         _ip(init, lines)
 
 

@@ -61,6 +61,7 @@ class State:
     nodes: int
     docker: bool
     fabric_mtu: int
+    fabric: str = "ethernet"
     phase: str = "starting"
     cgroup: str = ""
     slurm: dict[str, str | None] = field(default_factory=dict)

@@ -41,10 +41,10 @@ class Cluster:
         self.lab = Lab.at(directory)
         self._pristine: dict[str, str] = {}
 
-    def up(self) -> None:
+    def up(self, options: Options | None = None) -> None:
         """Start the lab (one left by a killed test run goes first) and take the baseline."""
         self.lab.down()
-        self.lab.up(Options(nodes=len(NODES), docker=True))
+        self.lab.up(options or Options(nodes=len(NODES), docker=True))
         self._pristine = {node: self.state(node) for node in NODES}
 
     def run(
@@ -89,10 +89,10 @@ class Cluster:
         eventually(f"job {job} ends", lambda: self.state_of(job) not in active, seconds)
         return self.state_of(job)
 
-    def hold(self, *options: str, user: str = "alice") -> int:
-        """Submit a job that does nothing for a minute, and wait until its script runs: all Prologs have ended."""
-        job = self.sbatch("echo started; exec sleep 60", *options, user=user)
-        eventually(f"job {job} starts", lambda: "started" in self.output(job, user=user))
+    def hold(self, *options: str, user: str = "alice", seconds: int = 60) -> int:
+        """Submit a job that does nothing for a while, and wait until its script runs: all Prologs have ended."""
+        job = self.sbatch(f"echo started; exec sleep {seconds}", *options, user=user)
+        eventually(f"job {job} starts", lambda: "started" in self.output(job, user=user), seconds)
         return job
 
     def lease(self, job: int) -> dict[str, Any]:

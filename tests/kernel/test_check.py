@@ -93,7 +93,7 @@ DIFFERENCES: dict[str, tuple[str, list[str], list[str]]] = {
         "ip -n hpcnet-17 link set hpc0 down",
         [
             "address fd68:7063:6e65::1/64 on hpc0",
-            "address fe80::1/64 on hpc0",
+            "address fe80::a80:1/64 on hpc0",
             f"{HPC0} up {ALIAS}",
             f"neighbour 10.128.0.2 has {MAC}",
             f"neighbour fd68:7063:6e65::2 has {MAC}",

@@ -79,7 +79,7 @@ def test_prolog_again_keeps_a_running_connection_and_its_process(hosts: list[Hos
 MISSING = {
     "IPv4 address": "ip -n hpcnet-17 addr del 10.128.0.1/26 dev hpc0",
     "IPv6 address": "ip -n hpcnet-17 addr del fd68:7063:6e65::1/64 dev hpc0",
-    "link-local address": "ip -n hpcnet-17 addr del fe80::1/64 dev hpc0",
+    "link-local address": "ip -n hpcnet-17 addr del fe80::a80:1/64 dev hpc0",
     "IPv4 neighbour": "ip -n hpcnet-17 neigh del 10.128.0.2 dev hpc0",
     "IPv6 neighbour": "ip -n hpcnet-17 neigh del fd68:7063:6e65::2 dev hpc0",
     "forwarding entry": "bridge -n hpcnet-17 fdb del 02:42:0a:80:00:02 dev hpcvx dst 172.31.0.2",

@@ -178,7 +178,7 @@ def test_plan_with_a_node_prints_what_it_builds(config: str, capsys: pytest.Capt
         "n2 builds namespace hpcnet-JOBID with\n"
         "  address 10.128.0.2/30 on hpc0\n"
         "  address fd68:7063:6e65::2/64 on hpc0\n"
-        "  address fe80::2/64 on hpc0\n"
+        "  address fe80::a80:2/64 on hpc0\n"
         "  device hpc0 macvlan mac 02:42:0a:80:00:02 mtu 1400 up\n"
         "  device hpcout veth mac 02:68:70:6e:65:02 mtu 1500 up\n"
         "  device hpcvx vxlan id 6815744 local 10.2.0.2 port 4789 mtu 1400 up\n"

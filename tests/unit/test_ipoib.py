@@ -91,7 +91,14 @@ def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for place, pkey in enumerate(("0xffff", "0x8001", "0x0002", "0x0000")):
             (made / "pkeys" / str(place)).write_text(pkey + "\n")
     (net / "device/infiniband").symlink_to(tmp_path / "class/infiniband")
-    for name, text in (("dev_port", "1"), ("mode", "connected"), ("pkey", "0x8001"), ("address", f"80:00:{GUID}")):
+    for name, text in (
+        ("dev_port", "1"),
+        ("mode", "connected"),
+        ("pkey", "0x8001"),
+        ("address", f"80:00:{GUID}"),
+        ("ifindex", "3"),
+        ("iflink", "3"),
+    ):
         (net / name).write_text(text + "\n")
     return made
 
@@ -129,7 +136,12 @@ def test_a_partition_that_the_port_is_not_fully_in_is_the_sites(port: Path, pkey
 
 
 def test_a_child_can_have_no_child(port: Path, tmp_path: Path) -> None:
-    (tmp_path / "class/net/ib0/parent").write_text("ib7\n")
+    """Only one made by the file ``create_child`` has a file ``parent``; each has its parent's index."""
+    (tmp_path / "class/net/ib0/iflink").write_text("7\n")
+    with pytest.raises(NodeError, match=r"set \[fabric\] uplink to its parent, interface 7"):
+        infiniband.require("ib0", "n1", "0x8001")
+    (tmp_path / "class/net/ib7").mkdir()
+    (tmp_path / "class/net/ib7/ifindex").write_text("7\n")
     with pytest.raises(NodeError, match=r"is an IPoIB child itself .* set \[fabric\] uplink to its parent ib7"):
         infiniband.require("ib0", "n1", "0x8001")
 

@@ -118,7 +118,7 @@ def test_ranks_and_addresses_follow_slurms_order(nodes: list[str], endpoints: in
         assert (tasks.node, tasks.slot) == (node, 0)
         assert tasks.ipv4 == lease.ipv4.network_address + rank + 1
         assert tasks.ipv6 == lease.ipv6.network_address + rank + 1
-        assert tasks.link_local == IPv6Address("fe80::") + rank + 1
+        assert tasks.link_local == IPv6Address("fe80::") + int(tasks.ipv4)
 
 
 def test_a_plan_in_numbers() -> None:

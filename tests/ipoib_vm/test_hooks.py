@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prolog and Epilog of mode=direct on the VM itself, whose ib5 is the uplink: what is built, what is refused.
+
+The VM's own network namespace is the node's here, so a child whose namespace dies comes back where hpcnet looks.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from hpcnet.model import Lease, Request
+from tests.ipoib_vm.adapter import Adapter, set_group_mtu, sh, wait_for_carrier
+from tests.kernel.hosts import Host, built, job_environment, removed, wait_for
+from tests.kernel.test_direct import direct_lease
+
+pytestmark = pytest.mark.ipoib_vm
+
+UPLINK = Adapter(5)
+SITE = """
+[fabric]
+uplink = "{uplink}"
+[offer]
+modes = ["vxlan", "direct"]
+pkeys = ["0x8001", "0x8002"]
+[direct]
+allow_shared = true
+"""
+_SETUP = """
+mount --make-rprivate /; mount -t tmpfs tmpfs /run; mkdir -p /run/netns /etc/hpcnet
+echo '172.31.0.1 n1-ib' >>/etc/hosts; ip netns add first; ip netns del first
+echo ready; exec sleep infinity
+"""
+
+
+class Machine(Host):
+    """n1: files of its own, and the VM's own network."""
+
+    def __init__(self) -> None:
+        self.name, self.used = "n1", False
+        self._holder = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-ec", _SETUP], stdout=subprocess.PIPE, text=True
+        )
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == "ready\n"
+
+    def prolog(self, lease: Lease, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Run Prolog of job 17."""
+        return self.hook("prolog", job_environment(lease, "n1", **more))
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    made = Machine()
+    sh("ip addr add 172.31.0.1/16 dev ib5; ip link set ib5 up")
+    wait_for_carrier("ib5")
+    made.configure(SITE.format(uplink="ib5"))
+    assert made.hpcnet("filter", "load").returncode == 0
+    yield made
+    made.close()
+    sh("nft flush ruleset; ip addr flush dev ib5; ip link set ib5 down")
+
+
+@pytest.fixture
+def node(machine: Machine) -> Iterator[Machine]:
+    """The node; after the test an Epilog must leave it exactly as it was."""
+    before = machine.state()
+    yield machine
+    for job in machine.jobs():
+        removed([machine], {"SLURM_JOB_ID": str(job), "SLURM_JOB_UID": "0"})
+    assert machine.state() == before
+
+
+def lease_of(index: int = 0, **changes: Any) -> Lease:
+    """A lease of mode=direct in partition 0x8001."""
+    return direct_lease(index, **{"pkey": "0x8001", **changes})
+
+
+def refusal(node: Machine, lease: Lease, **more: Any) -> str:
+    """The one line with which Prolog refuses the job; no node drains for it."""
+    done = node.prolog(lease, **more)
+    assert done.returncode == 0, done.stderr
+    assert "refused: " in done.stderr
+    assert "hpcnet-17" not in node.run("ip", "netns").stdout
+    return done.stderr
+
+
+def complaint(node: Machine, lease: Lease) -> str:
+    """The one line with which Prolog says what is wrong with the node, which drains."""
+    done = node.prolog(lease)
+    assert done.returncode == 1, done.stderr
+    assert node.jobs() == []
+    return done.stderr
+
+
+@contextmanager
+def uplink(node: Machine, name: str) -> Iterator[None]:
+    """Another interface as the uplink, with the node's address on it."""
+    sh(f"ip addr flush dev ib5; ip addr add 172.31.0.1/16 dev {name}; ip link set {name} up")
+    wait_for_carrier(name)
+    node.configure(SITE.format(uplink=name))
+    try:
+        yield
+    finally:
+        node.configure(SITE.format(uplink="ib5"))
+        sh(f"ip addr flush dev {name}; ip addr add 172.31.0.1/16 dev ib5")
+
+
+def test_what_is_built(node: Machine) -> None:
+    environment = job_environment(lease_of(), "n[1-1]")
+    built([node], environment)
+    inside = " ".join(node.lines("ip -d -o link show hpc0", 17))
+    for words in ("ipoib pkey 0x8001 mode datagram", " mtu 4092 ", "addrgenmode none", "LOWER_UP"):
+        assert words in inside
+    assert len(node.lines("ip -o link", 17)) == 2  # lo and hpc0
+    addresses = " ".join(node.lines("ip -o addr show hpc0", 17))
+    assert "10.192.0.1/26" in addresses and "fd68:7063:6e66::1/64" in addresses and "tentative" not in addresses
+    assert "hpc0" not in node.run("ip", "-o", "link").stdout
+    assert node.hpcnet("check").stdout.splitlines() == ["job 17: ok"]
+    removed([node], environment)
+    removed([node], environment)
+
+
+def test_without_pkey_it_is_the_uplinks(node: Machine) -> None:
+    built([node], job_environment(lease_of(pkey="none", mtu=2000), "n1"))
+    inside = " ".join(node.lines("ip -d -o link show hpc0", 17))
+    assert "ipoib pkey 0xffff mode datagram" in inside and " mtu 2000 " in inside
+
+
+def test_two_jobs_of_one_partition_have_addresses_of_their_own(node: Machine) -> None:
+    jobs = {17: lease_of(), 18: lease_of(1)}
+    for job, lease in jobs.items():
+        built([node], job_environment(lease, "n1", job))
+    found = {job: node.in_job(job, "ip", "-o", "-6", "addr", "show", "hpc0").stdout for job in jobs}
+    local = {job: next(word for word in text.split() if word.startswith("fe80")) for job, text in found.items()}
+    assert local[17] != local[18]
+    assert "dadfailed" not in "".join(found.values()) and "tentative" not in "".join(found.values())
+    duplicates = node.run("dmesg").stdout.count("duplicate address 'fe80")
+    for target in (jobs[18].ipv4[1], jobs[18].ipv6[1]):
+        node.in_job(17, "ping", "-c1", "-W5", "-q", "-I", "hpc0", str(target), check=False)
+    node.in_job(17, "ping", "-c1", "-W5", "-q", f"{local[18].partition('/')[0]}%hpc0")
+    assert node.run("dmesg").stdout.count("duplicate address 'fe80") == duplicates
+
+
+def test_a_child_of_a_killed_namespace_comes_back_and_epilog_finds_it(node: Machine) -> None:
+    environment = job_environment(lease_of(), "n1")
+    built([node], environment)
+    node.run("ip", "netns", "del", "hpcnet-17")
+    wait_for(lambda: "hpc0" in sh("ip -o link"), "this kernel does not give the child back", 60)
+    removed([node], environment)
+    assert "hpc0" not in sh("ip -o link")
+
+
+def test_a_child_that_came_back_is_not_in_the_next_jobs_way(node: Machine) -> None:
+    built([node], job_environment(lease_of(), "n1"))
+    node.run("ip", "netns", "del", "hpcnet-17")
+    wait_for(lambda: "hpc0" in sh("ip -o link"), "this kernel does not give the child back", 60)
+    built([node], job_environment(lease_of(1), "n1", 18))
+    assert node.hpcnet("check", "18").stdout.splitlines() == ["job 18: ok"]
+
+
+def test_connected_mode(node: Machine) -> None:
+    built([node], job_environment(lease_of(ipoib="connected"), "n1"))
+    inside = " ".join(node.lines("ip -d -o link show hpc0", 17))
+    assert "ipoib pkey 0x8001 mode connected" in inside and " mtu 65520 " in inside
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("0xffff 0x8002", "port softib5/1 of uplink ib5 on n1 is not in partition 0x8001; make it a full member"),
+        ("0xffff 0x0001", "port softib5/1 of uplink ib5 on n1 is a limited member of partition 0x8001"),
+    ],
+    ids=["not in the table", "limited member"],
+)
+def test_a_pkey_that_the_port_has_not(node: Machine, table: str, says: str) -> None:
+    with UPLINK.with_control("pkeys", table):
+        assert says in refusal(node, lease_of())
+
+
+def test_a_pkey_that_the_site_has_not(node: Machine) -> None:
+    assert "pkey 0x8003 of its lease is not in [offer] pkeys" in refusal(node, lease_of(pkey="0x8003"))
+
+
+@pytest.mark.parametrize("state", ["down", "init"])
+def test_a_port_that_is_down(node: Machine, state: str) -> None:
+    with ExitStack() as stack:
+        stack.callback(wait_for_carrier, "ib5")
+        stack.enter_context(UPLINK.with_control("port", state))
+        wait_for_carrier("ib5", there=False)
+        assert "uplink ib5 has no carrier on n1; check its cable, port and subnet manager" in complaint(
+            node, lease_of()
+        )
+
+
+def test_an_uplink_that_is_down(node: Machine) -> None:
+    sh("ip link set ib5 down")
+    try:
+        assert "uplink ib5 is down on n1; bring it up (ip link set ib5 up)" in complaint(node, lease_of())
+    finally:
+        sh("ip link set ib5 up")
+        wait_for_carrier("ib5")
+
+
+def test_a_subnet_manager_that_does_not_let_it_join(node: Machine) -> None:
+    with UPLINK.with_control("sm", "off"):
+        says = refusal(node, lease_of())
+    assert "n1 could not join partition 0x8001 within 10 s; see whether the subnet manager makes" in says
+
+
+@pytest.mark.parametrize(
+    "make", ["ip link add link ib5 name {} type ipoib pkey 0x8002", "echo 0x8002 >/sys/class/net/ib5/create_child"]
+)
+def test_a_child_of_a_child(node: Machine, make: str) -> None:
+    sh(make.format("ib5.8002"))
+    try:
+        with uplink(node, "ib5.8002"):
+            assert (
+                "uplink ib5.8002 on n1 is an IPoIB child itself and can have none; "
+                "set [fabric] uplink to its parent ib5" in complaint(node, lease_of())
+            )
+    finally:
+        sh("ip link del ib5.8002 2>/dev/null || echo 0x8002 >/sys/class/net/ib5/delete_child")
+
+
+def test_an_mtu_that_the_uplink_has_not(node: Machine) -> None:
+    says = refusal(node, lease_of(mtu=4093), request=Request(mtu=4093))
+    assert "mtu=4093 is too large: uplink ib5 on n1 allows 4092; leave mtu out" in says
+
+
+def test_an_mtu_that_the_partition_has_not(node: Machine) -> None:
+    with set_group_mtu(2048):
+        says = refusal(node, lease_of())
+        assert "partition 0x8001 carries 2044 bytes on n1, not 4092: ask for mtu=2044" in says
+        built([node], job_environment(lease_of(mtu=2044), "n1"))
+    assert " mtu 2044 " in " ".join(node.lines("ip -o link show hpc0", 17))
