@@ -47,7 +47,9 @@ class _Traffic:
 
     def total(self, seconds: float) -> float:
         """Bytes since the job began."""
-        return self.low * seconds + (self.high - self.low) * (self._busy(seconds + self.phase) - self._busy(self.phase))
+        return self.low * seconds + (self.high - self.low) * (
+            self._busy(seconds + self.phase) - self._busy(self.phase)
+        )
 
     def _busy(self, seconds: float) -> float:
         """Integral of a wave between 0 and 1 that is above 0 for ``duty`` of each period, half a sine then."""

@@ -44,9 +44,8 @@ def area(series: Series, ceiling: float, width: int, height: int, down: bool = F
     """``height`` lines of ``width`` braille characters, two values each: the newest values as a filled area that
     grows from the bottom, or ``down`` from the top.
     """
-    values = list(series[-2 * width :])
-    values = [None] * (2 * width - len(values)) + values
-    heights = [_dots(value, ceiling, height * _ROWS) for value in values]
+    values = series[-2 * width :]
+    heights = [0] * (2 * width - len(values)) + [_dots(value, ceiling, height * _ROWS) for value in values]
     lines = []
     for row in range(height):
         base = (row if down else height - 1 - row) * _ROWS
@@ -72,8 +71,8 @@ def _braille(left: int, right: int, down: bool) -> str:
 
 def ascii_area(series: Series, ceiling: float, width: int, height: int, down: bool = False) -> list[str]:
     """As ``area``, one value a character, of ``#`` and, for the upper half of a step, ``:``."""
-    values = list(series[-width:])
-    heights = [_dots(value, ceiling, height * 2) for value in [None] * (width - len(values)) + values]
+    values = series[-width:]
+    heights = [0] * (width - len(values)) + [_dots(value, ceiling, height * 2) for value in values]
     lines = []
     for row in range(height):
         base = (row if down else height - 1 - row) * 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened, told from one look to the next: jobs that come and go, nodes that fall silent, errors that grow."""
+"""What happened between one look and the next: jobs come and go, nodes fall silent, errors grow."""
 
 from __future__ import annotations
 

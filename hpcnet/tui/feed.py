@@ -13,8 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import Callable, Deque
+from typing import Callable
 
 from hpcnet.counters.board import Board
 from hpcnet.counters.model import JobInfo, NodeSample
@@ -43,7 +42,7 @@ class Feed:
         self._infos: dict[int, JobInfo] = {}
         self._views: dict[int, JobView] = {}
         self._tracks: dict[tuple[object, ...], Track] = {}
-        self._events: Deque[Event] = deque(maxlen=_KEEP_EVENTS)
+        self._events: deque[Event] = deque(maxlen=_KEEP_EVENTS)
         self._observer = Observer()
         self._problem = ""
         self._listed = False

@@ -17,7 +17,7 @@ Number = Optional[float]
 
 
 def quantity(value: Number) -> str:
-    """At most six characters with a decimal prefix: ``0``, ``999``, ``1.02k``, ``98.1M``; a small one as ``0.3``."""
+    """At most six characters, with a decimal prefix: ``0``, ``0.3``, ``999``, ``1.02k``, ``98.1M``."""
     if value is None:
         return UNKNOWN
     if value < 0:

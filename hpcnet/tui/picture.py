@@ -11,19 +11,19 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Deque, Optional, Tuple
+from typing import Any, Optional
 
 from hpcnet import nodelist
 from hpcnet.counters.model import CONTAINER, PORT, TASKS, Counters, JobInfo, NodeSample
 from hpcnet.counters.rates import UNKNOWN, Rates, counted, moved
 
-KEEP = 180
+KEEP = 240
 """Points of a history."""
 
-Point = Tuple[Optional[float], Optional[float], Optional[float], Optional[float]]
+Point = tuple[Optional[float], Optional[float], Optional[float], Optional[float]]
 """rx bytes, tx bytes, rx packets, tx packets, per second."""
 
-Track = Deque[Point]
+Track = deque[Point]
 """The newest KEEP points, oldest first."""
 
 GAP: Point = (None, None, None, None)
@@ -32,6 +32,9 @@ GAP: Point = (None, None, None, None)
 def track() -> Track:
     """An empty history."""
     return deque(maxlen=KEEP)
+
+
+NOTHING_COUNTED = Counters()
 
 
 def point(rates: Rates) -> Point:
@@ -122,7 +125,7 @@ class Sum:
     """Of a field over nodes: what is known of it."""
 
     rates: Rates = UNKNOWN
-    counted: Counters = Counters()
+    counted: Counters = NOTHING_COUNTED
     partial: bool = False
     """Whether some node's rates are not in it."""
     speed: int | None = None

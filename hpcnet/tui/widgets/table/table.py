@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Callable, ClassVar, Optional, Tuple
+from typing import Callable, ClassVar, Optional
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
@@ -38,7 +38,7 @@ class Row:
 DrawRow = Callable[[str, "dict[str, int]"], Row]
 """Draws the row of a key, given the widths of the columns that are shown, by name."""
 
-_Line = Tuple[Optional[Row], object]
+_Line = tuple[Optional[Row], object]
 """All that a line of the widget depends on; the row is None for the heads and for a blank line."""
 
 
