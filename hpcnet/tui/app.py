@@ -10,6 +10,7 @@ from typing import ClassVar
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
+from textual.timer import Timer
 
 from hpcnet.errors import UserError
 from hpcnet.tui import export
@@ -70,8 +71,17 @@ class HpcnetApp(App[None]):
         Binding("ctrl+p", "command_palette", "commands", show=False, tooltip="Search for a command"),
     ]
 
-    def __init__(self, session: Session, theme: str = DARK.name, keys: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        theme: str = DARK.name,
+        keys: dict[str, str] | None = None,
+        paced: bool = True,
+    ) -> None:
+        """``paced``: it calls ``tick`` by itself."""
         super().__init__()
+        self._metronome: Timer | None = None
+        self._paced = paced
         self.animation_level = "none"
         self.session = session
         self._recorder: Recorder | None = None
@@ -88,42 +98,53 @@ class HpcnetApp(App[None]):
     def on_mount(self) -> None:
         """The first screen, and the clock."""
         self.push_screen(JobsScreen(self.session))
-        self._metronome = self.set_interval(self.session.feed.interval, self.tick)
+        self._pace()
         # The first list of jobs and the first rates come soon: nobody waits for a whole interval to see them.
         for seconds in (0.2, 0.6):
-            self.set_timer(seconds, self.peek)
+            self.set_timer(seconds, self._peek)
 
-    def peek(self) -> None:
+    def _pace(self) -> None:
+        if self._metronome is not None:
+            self._metronome.stop()
+        if self._paced:
+            self._metronome = self.set_interval(self.session.feed.interval, self.tick)
+
+    def _peek(self) -> None:
         """Before the first interval is over: what has come so far."""
-        if isinstance(self.screen, JobsScreen) and not self.session.feed.jobs():
+        if self._paced and not self.session.feed.jobs():
             self.tick()
+
+    @property
+    def watching(self) -> Watching | None:
+        """The screen on top, if it is one of those with a table."""
+        top = self._screen_stack[-1] if self._screen_stack else None
+        return top if isinstance(top, Watching) else None
 
     def tick(self) -> None:
         """An interval is over."""
         self.session.feed.tick()
-        screen = self.screen
-        if isinstance(screen, Watching):
+        if self.watching is not None:
             if self.session.view.frozen:
-                screen.paint_top()
+                self.watching.paint_top()
             else:
-                screen.reload()
+                self.watching.reload()
 
     def _show(self, **changes: bool) -> None:
         self.session.view = replace(self.session.view, **changes)
-        if isinstance(self.screen, Watching):
-            self.screen.paint()
+        if self.watching is not None:
+            self.watching.paint()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that do nothing on a screen are not shown there."""
-        screen = self.screen if self._screen_stack else None
+        screen = self.watching
         if action == "mine":
             return isinstance(screen, JobsScreen)
         if action in ("bytes", "packets", "total"):
             return isinstance(screen, (JobsScreen, JobScreen, NodeScreen))
         if action in ("events", "help"):
-            return isinstance(screen, Watching) and not (action == "events" and isinstance(screen, EventsScreen))
+            return screen is not None and not (action == "events" and isinstance(screen, EventsScreen))
         if action in ("export", "freeze", "pace"):
-            return isinstance(screen, Watching)
+            return screen is not None
         return True
 
     def action_freeze(self) -> None:
@@ -131,8 +152,8 @@ class HpcnetApp(App[None]):
         frozen = not self.session.view.frozen
         self.session.frozen_at = self.session.feed.clock()
         self._show(frozen=frozen)
-        if not frozen and isinstance(self.screen, Watching):
-            self.screen.reload()
+        if not frozen and self.watching is not None:
+            self.watching.reload()
 
     def action_bytes(self) -> None:
         """Bits or bytes; leaves packets."""
@@ -162,10 +183,9 @@ class HpcnetApp(App[None]):
             self.bell()
             return
         feed.set_interval(longer[0] if step > 0 else shorter[-1])
-        self._metronome.stop()
-        self._metronome = self.set_interval(feed.interval, self.tick)
-        if isinstance(self.screen, Watching):
-            self.screen.paint_top()
+        self._pace()
+        if self.watching is not None:
+            self.watching.paint_top()
 
     def action_events(self) -> None:
         """What happened."""
@@ -181,9 +201,10 @@ class HpcnetApp(App[None]):
 
     def action_export(self) -> None:
         """Write what is seen."""
-        if isinstance(self.screen, Watching):
+        seen = self.watching
+        if seen is not None:
             try:
-                file = export.write(self.screen.document(), self.session, self.screen.words, self.screen.now)
+                file = export.write(seen.document(), self.session, seen.words, seen.now)
             except UserError as error:
                 self.notify(str(error), severity="error", markup=False)
             else:

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 
 from hpcnet.counters.source import Source
-from hpcnet.errors import HpcnetError
+from hpcnet.errors import HpcnetError, UserError
 
 _HELP = """\
 Watch the networks of jobs: what each moves, on which nodes, through which interfaces.
 
-keys: arrows and enter walk, esc goes back, / filters, ? explains all of them. Where stdout is not a terminal, a
-table is printed once instead.
+keys: arrows and enter walk, esc goes back, / filters, ? explains all of them. Where stdout is not a terminal, it
+is "hpcnet stats --once".
 
 examples:
   hpcnet-tui                          my jobs; root's and admins' show all
@@ -82,14 +82,17 @@ def _source(options: argparse.Namespace) -> Source:
         from hpcnet.tui.recording import Replay
 
         return Replay(options.replay)
-    raise HpcnetError("no source of counters yet; try --demo")
+    from hpcnet.counters.steps import StepSource
+
+    return StepSource()
 
 
 def _run(options: argparse.Namespace) -> int:
     if not sys.stdout.isatty() or not sys.stdin.isatty():
-        from hpcnet.tui.once import print_once
-
-        return print_once(_source(options), options.interval)
+        if options.demo or options.replay:
+            raise UserError("stdout is not a terminal; --demo and --replay are for one")
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-I", "-m", "hpcnet", "stats", "--once"])
     # Read when textual is imported, and by it alone.
     os.environ["TEXTUAL_ANIMATIONS"] = "none"
     no_color = "NO_COLOR" in os.environ

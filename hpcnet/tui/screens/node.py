@@ -29,7 +29,6 @@ class NodeScreen(Watching):
 
     def __init__(self, session: Session, job: JobInfo, node: str) -> None:
         super().__init__(session)
-        self.id = "node"
         self._job = job
         self._host = node
         self._node: NodeView | None = None
@@ -42,8 +41,8 @@ class NodeScreen(Watching):
         )
         yield Facts(id="one")
         with Horizontal(id="top-half"):
-            yield Plot(ascii_only=self.session.view.ascii)
             yield Facts(id="counters")
+            yield Plot(ascii_only=self.session.view.ascii)
 
     def load(self) -> None:
         """The node as it is; of a job that has ended, as it was."""

@@ -80,7 +80,7 @@ class Watching(Screen[None]):
         """Show what there is already."""
         for table in self.query(Table):
             table.set_class(self.session.view.ascii, "-ascii")
-        self.set_class(self.app.size.height < 32, "-short")
+        self._fit()
         self.reload()
 
     def on_screen_resume(self) -> None:
@@ -89,9 +89,14 @@ class Watching(Screen[None]):
             self.reload()
 
     def on_resize(self) -> None:
-        """A small terminal gets a smaller plot."""
-        self.set_class(self.app.size.height < 32, "-short")
+        """Another layout may fit."""
+        self._fit()
         self.call_after_refresh(self.paint)
+
+    def _fit(self) -> None:
+        """A small terminal has less room for the plot, and none beside it."""
+        self.set_class(self.app.size.height < 32, "-short")
+        self.set_class(self.app.size.width < 120, "-narrow")
 
     def reload(self) -> None:
         """Read and show."""
@@ -147,6 +152,8 @@ class Watching(Screen[None]):
         """Keys that do nothing on a screen are not shown there."""
         if action in ("sort", "turn"):
             return len(self.ORDERS) > 1
+        if action == "back":
+            return bool(self.words) or len(self.app.screen_stack) > 2
         return True
 
     # -- the filter
@@ -161,6 +168,7 @@ class Watching(Screen[None]):
     @on(Input.Changed, "#filter")
     def _filter_changed(self, event: Input.Changed) -> None:
         self.words = event.value.strip()
+        self.refresh_bindings()
         self.paint()
 
     @on(Input.Submitted, "#filter")

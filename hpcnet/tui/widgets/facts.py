@@ -18,13 +18,13 @@ class _Styled(Widget):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._lines: list[list[Part]] = []
+        self._shown: list[list[Part]] = []
 
     def _show(self, lines: Sequence[Sequence[Part]]) -> None:
         new = [list(line) for line in lines]
-        if new != self._lines:
-            self.refresh(layout=len(new) != len(self._lines))
-            self._lines = new
+        if new != self._shown:
+            self.refresh(layout=len(new) != len(self._shown))
+            self._shown = new
 
     def _text(self, line: Sequence[Part]) -> Text:
         text = Text(no_wrap=True, overflow="ellipsis", end="")
@@ -34,7 +34,9 @@ class _Styled(Widget):
 
     def render(self) -> Text:
         """All lines."""
-        return Text("\n").join(self._text(line) for line in self._lines)
+        lines = Text("\n").join(self._text(line) for line in self._shown)
+        lines.no_wrap, lines.overflow = True, "ellipsis"
+        return lines
 
 
 class TopBar(_Styled):
@@ -49,7 +51,7 @@ class TopBar(_Styled):
 
     def render(self) -> Text:
         """Both in one line."""
-        left, right = (self._text(line) for line in (self._lines or [[], []]))
+        left, right = (self._text(line) for line in (self._shown or [[], []]))
         room = self.size.width - right.cell_len
         left.truncate(max(0, room - 1), overflow="ellipsis", pad=False)
         left.pad_right(max(0, room - left.cell_len))

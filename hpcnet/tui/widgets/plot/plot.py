@@ -28,18 +28,13 @@ class Plot(Widget):
         self._ceiling: float | None = None
         self._interval = 1.0
         self._unit = ""
-        self._lines: list[tuple[str, str, str]] = []  # axis, drawing, style
+        self._seen: list[tuple[str, str, str]] = []  # lines on the terminal: axis, drawing, style
 
     def show(self, rx: Series, tx: Series, ceiling: float | None, unit: str, interval: float) -> None:
         """Draw this. ``ceiling`` is the link's rate; None: it is not known, the largest value stands for it."""
         self._rx, self._tx, self._ceiling, self._unit, self._interval = rx, tx, ceiling, unit, interval
-        before, self._lines = self._lines, self._drawing()
-        if before != self._lines:
+        if self._drawing() != self._seen:
             self.refresh()
-
-    def on_resize(self) -> None:
-        """There is room for another drawing."""
-        self._lines = self._drawing()
 
     def _drawing(self) -> list[tuple[str, str, str]]:
         width, half = self.size.width - _AXIS - 2, (self.size.height - 2) // 2
@@ -65,10 +60,12 @@ class Plot(Widget):
 
     def render_line(self, y: int) -> Strip:
         """One line of the widget."""
+        if y == 0:
+            self._seen = self._drawing()
         base = self.rich_style
-        if y >= len(self._lines):
+        if y >= len(self._seen):
             return Strip.blank(self.size.width, base)
-        label, line, style = self._lines[y]
+        label, line, style = self._seen[y]
         axis = self.get_component_rich_style("plot--axis")
         segments = [Segment(f"{label:>{_AXIS}} ", axis), Segment(line, self.get_component_rich_style(style))]
         return Strip(segments).adjust_cell_length(self.size.width, base)

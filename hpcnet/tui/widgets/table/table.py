@@ -13,6 +13,7 @@ from typing import Callable, ClassVar, Optional
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
+from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
@@ -22,7 +23,8 @@ from textual.strip import Strip
 
 from hpcnet.tui.widgets.table.columns import GAP, Column, fit
 
-STYLES = ("muted", "rx", "tx", "bad", "warning", "good", "strong")
+_COLOURED = ("rx", "tx", "bad", "warning", "good")
+STYLES = ("muted", *_COLOURED, "strong")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Table(ScrollView, can_focus=True):
         Binding("pagedown", "page(1)", "page down", show=False),
         Binding("home,g", "move(-1000000)", "first", show=False),
         Binding("end,G", "move(1000000)", "last", show=False),
-        Binding("enter", "choose", "open", id="open", tooltip="Open what the cursor is on"),
+        Binding("enter", "choose", "open", True, "enter", id="open", tooltip="Open what the cursor is on"),
     ]
 
     class Moved(Message):
@@ -199,7 +201,9 @@ class Table(ScrollView, can_focus=True):
         segments = [Segment(" ", base)]
         for index, width in fitted:
             text, style = row.cells[index]
-            look = self.get_component_rich_style(f"table--{style}") if style and not over else base
+            look = base if not style or row.stale else self.get_component_rich_style(f"table--{style}")
+            if over and look is not base:
+                look = base + Style(color=look.color) if style in _COLOURED else base
             text = _cut(text, width, self.columns[index].right)
             segments += [Segment(text, look), Segment(" " * GAP, base)]
         return Strip(segments).adjust_cell_length(self.size.width, base)
