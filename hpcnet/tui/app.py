@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.command import CommandPalette
 from textual.screen import Screen
 from textual.timer import Timer
 
@@ -116,9 +117,9 @@ class HpcnetApp(App[None]):
 
     @property
     def watching(self) -> Watching | None:
-        """The screen on top, if it is one of those with a table."""
-        top = self._screen_stack[-1] if self._screen_stack else None
-        return top if isinstance(top, Watching) else None
+        """The screen on top, if it is one of those with a table; the command palette is none."""
+        screens = [screen for screen in self._screen_stack if not isinstance(screen, CommandPalette)]
+        return screens[-1] if screens and isinstance(screens[-1], Watching) else None
 
     def tick(self) -> None:
         """An interval is over."""
@@ -193,7 +194,7 @@ class HpcnetApp(App[None]):
 
     def action_help(self) -> None:
         """Keys and meanings."""
-        self.push_screen(HelpScreen(self.session, self.keys()))
+        self.push_screen(HelpScreen(self.session, self.all_keys()))
 
     def action_theme(self) -> None:
         """The other one of dark and light."""
@@ -236,7 +237,7 @@ class HpcnetApp(App[None]):
         if self._recorder is not None:
             self._recorder.close()
 
-    def keys(self) -> list[tuple[str, str]]:
+    def all_keys(self) -> list[tuple[str, str]]:
         """Every key and what it does, as they are bound now."""
         found: dict[str, tuple[str, str]] = {}
         for owner in (Table, Watching, JobScreen, HpcnetApp):

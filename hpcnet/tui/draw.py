@@ -8,6 +8,7 @@ spark([0, 50, 100], ceiling=100, width=3)     -> "▁▅█"
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Optional
 
 Series = Sequence[Optional[float]]
@@ -15,9 +16,6 @@ Series = Sequence[Optional[float]]
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _ASCII_LEVELS = "_.:-=+*#"
-_LEFT_DOTS = (0x40, 0x04, 0x02, 0x01)  # of a braille cell (Unicode chart U2800), from the bottom up
-_RIGHT_DOTS = (0x80, 0x20, 0x10, 0x08)
-_ROWS = 4  # dots of a braille cell on top of each other
 
 
 def peak(*series: Series) -> float:
@@ -40,41 +38,31 @@ def _level(value: float | None, ceiling: float, levels: str) -> str:
     return levels[min(top, 1 + int(min(value / ceiling, 1.0) * (top - 0.5)))]
 
 
-def area(series: Series, ceiling: float, width: int, height: int, down: bool = False) -> list[str]:
-    """``height`` lines of ``width`` braille characters, two values each: the newest values as a filled area that
-    grows from the bottom, or ``down`` from the top.
+def area(series: Series, ceiling: float, width: int, height: int, ascii_only: bool = False) -> list[str]:
+    """``height`` lines of ``width`` characters: the newest values, one a column, as an area that stands on the
+    lower edge.
     """
-    values = series[-2 * width :]
-    heights = [0] * (2 * width - len(values)) + [_dots(value, ceiling, height * _ROWS) for value in values]
-    lines = []
-    for row in range(height):
-        base = (row if down else height - 1 - row) * _ROWS
-        cells = zip(heights[::2], heights[1::2])
-        lines.append("".join(_braille(left - base, right - base, down) for left, right in cells))
-    return lines
+    steps = 2 if ascii_only else 8
+    fills = " :#" if ascii_only else " " + _LEVELS
+    shown = series[-width:]
+    heights = [0] * (width - len(shown)) + [_steps(value, ceiling, height * steps) for value in shown]
+    bases = range((height - 1) * steps, -1, -steps)
+    return ["".join(fills[max(0, min(steps, each - base))] for each in heights) for base in bases]
 
 
-def _dots(value: float | None, ceiling: float, most: int) -> int:
+def hanging(lines: Sequence[str]) -> list[list[tuple[str, bool]]]:
+    """The lines of an ``area`` hung from the upper edge, in pieces of which some are to be drawn in reverse:
+    there are no blocks for the upper eighths of a character, but there are for the rest of it.
+    """
+    return [_pieces(line) for line in reversed(lines)]
+
+
+def _pieces(line: str) -> list[tuple[str, bool]]:
+    turned = [(_LEVELS[6 - _LEVELS.index(each)], True) if each in _LEVELS[:7] else (each, False) for each in line]
+    return [("".join(text for text, _ in run), way) for way, run in groupby(turned, key=lambda piece: piece[1])]
+
+
+def _steps(value: float | None, ceiling: float, most: int) -> int:
     if value is None or value <= 0 or ceiling <= 0:
         return 0
     return max(1, min(most, round(value / ceiling * most)))
-
-
-def _braille(left: int, right: int, down: bool) -> str:
-    bits = 0
-    for filled, dots in ((left, _LEFT_DOTS), (right, _RIGHT_DOTS)):
-        order = dots[::-1] if down else dots
-        for dot in order[: max(0, filled)]:
-            bits |= dot
-    return chr(0x2800 + bits) if bits else " "
-
-
-def ascii_area(series: Series, ceiling: float, width: int, height: int, down: bool = False) -> list[str]:
-    """As ``area``, one value a character, of ``#`` and, for the upper half of a step, ``:``."""
-    values = series[-width:]
-    heights = [0] * (width - len(values)) + [_dots(value, ceiling, height * 2) for value in values]
-    lines = []
-    for row in range(height):
-        base = (row if down else height - 1 - row) * 2
-        lines.append("".join(" :#"[max(0, min(2, each - base))] for each in heights))
-    return lines

@@ -66,9 +66,9 @@ def job_columns(view: View) -> list[Column]:
         Column("rx", f"RX {view.unit}", 9, right=True),
         Column("tx", f"TX {view.unit}", 9, right=True),
         Column("link", "LINK", 5, right=True, rank=2),
-        Column("history", "OF THE LINK", 10, grow=6, most=45, rank=1),
-        Column("bad", "DROP+ERR", 8, right=True, rank=4),
-        Column("age", "AGE", 6, right=True, rank=3),
+        Column("history", "HISTORY", 8, grow=6, most=45, rank=1),
+        Column("bad", "DROP+ERR", 8, right=True, rank=3),
+        Column("age", "AGE", 6, right=True, rank=4),
     ]
 
 
@@ -121,7 +121,7 @@ def node_columns(view: View) -> list[Column]:
         Column("rx", f"RX {view.unit}", 9, right=True),
         Column("tx", f"TX {view.unit}", 9, right=True),
         Column("link", "LINK", 5, right=True, rank=2),
-        Column("history", "OF THE LINK", 10, grow=3, most=40, rank=1),
+        Column("history", "HISTORY", 10, grow=3, most=40, rank=1),
         Column("bad", "DROP+ERR", 8, right=True, rank=3),
         Column("address", "ADDRESS", 18, rank=5),
     ]
@@ -220,7 +220,7 @@ def interface_columns(view: View) -> list[Column]:
         Column("rx", f"RX {view.unit}", 9, right=True),
         Column("tx", f"TX {view.unit}", 9, right=True),
         Column("bad", "DROP+ERR", 8, right=True, rank=2),
-        Column("history", "OF THE LINK", 10, grow=2, most=30, rank=3),
+        Column("history", "HISTORY", 10, grow=2, most=30, rank=3),
         Column("address", "ADDRESSES", 20, grow=3, most=60, rank=4),
     ]
 

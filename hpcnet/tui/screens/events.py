@@ -34,7 +34,7 @@ class EventsScreen(Watching):
 
     def content(self) -> ComposeResult:
         """The table."""
-        yield Table(_COLUMNS, id="events", empty="nothing has happened since this program was started")
+        yield Table(_COLUMNS, id="events", empty="nothing has happened yet", opens=False)
 
     def load(self) -> None:
         """All of them."""

@@ -10,11 +10,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from hpcnet.tui.rows import PARTLY, STALE, TROUBLE
 from hpcnet.tui.session import Session
 from hpcnet.tui.widgets.facts import TopBar
+from hpcnet.tui.widgets.keyline import KeyLine
 
 _MEANING = """\
 RX and TX are what the job's tasks and containers have received and sent, by the counters of their interfaces.
@@ -44,7 +45,7 @@ class HelpScreen(Screen[None]):
         yield TopBar()
         with VerticalScroll(id="help"):
             yield Static(id="text")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         """Write it."""

@@ -19,7 +19,7 @@ from hpcnet.tui.screens.node import NodeScreen
 from hpcnet.tui.screens.watching import Watching
 from hpcnet.tui.session import Session
 from hpcnet.tui.view import Order, matches
-from hpcnet.tui.widgets.facts import Facts, Part
+from hpcnet.tui.widgets.facts import Facts, Part, pair
 from hpcnet.tui.widgets.plot.plot import Plot
 from hpcnet.tui.widgets.table.table import Row, Table
 
@@ -134,7 +134,7 @@ class JobScreen(Watching):
         ]
         line: list[Part] = []
         for name, value in pairs:
-            line += [(f"{name} ", "name"), (f"{value}   ", "value")]
+            line += pair(name, value)
         yield line
         if self._gone:
             yield [("This job has ended; what is shown is the last that was seen.", "warning")]

@@ -19,7 +19,7 @@ from hpcnet.tui.rows import counter_lines, interface_columns, interface_row
 from hpcnet.tui.screens.watching import Watching
 from hpcnet.tui.session import Session
 from hpcnet.tui.view import matches
-from hpcnet.tui.widgets.facts import Facts, Part
+from hpcnet.tui.widgets.facts import Facts, Part, pair
 from hpcnet.tui.widgets.plot.plot import Plot
 from hpcnet.tui.widgets.table.table import Row, Table
 
@@ -37,7 +37,10 @@ class NodeScreen(Watching):
         """Facts, interfaces, one interface."""
         yield Facts(id="facts")
         yield Table(
-            interface_columns(self.session.view), id="interfaces", empty="nothing is known of this node yet"
+            interface_columns(self.session.view),
+            id="interfaces",
+            empty="nothing is known of this node yet",
+            opens=False,
         )
         yield Facts(id="one")
         with Horizontal(id="top-half"):
@@ -109,7 +112,7 @@ class NodeScreen(Watching):
         load = figures.share(node.load if node else None)
         speed = figures.quantity(node.speed if node else None)
         for name, value in (("link", f"{speed}bit/s" if speed != "-" else speed), ("taken", load)):
-            line += [(f"{name} ", "name"), (f"{value}   ", "value")]
+            line += pair(name, value)
         yield line
 
     def _of_interface(self, each: Interface) -> Iterator[list[Part]]:
@@ -123,19 +126,19 @@ class NodeScreen(Watching):
         ]
         line: list[Part] = []
         for name, value in pairs:
-            line += [(f"{name} ", "name"), (f"{value}   ", "value")]
+            line += pair(name, value)
         yield line
         yield [("addresses ", "name"), ("  ".join(each.addresses) or "-", "value")]
 
     def _counters(self, each: Interface) -> Iterator[list[Part]]:
-        yield [(f"{'':<8}{'received':>20}{'/s':>8}{'sent':>18}{'/s':>8}", "name")]
+        yield [(f"{'':<8}{'received':>20}{'/s':>7}{'sent':>21}{'/s':>7}", "name")]
         for name, received, rx_rate, sent, tx_rate in counter_lines(each, self._rates(each)):
             yield [
                 (f"{name:<8}", "name"),
                 (f"{received:>20}", "rx"),
-                (f"{rx_rate:>8}", "value"),
-                (f"{sent:>18}", "tx"),
-                (f"{tx_rate:>8}", "value"),
+                (f"{rx_rate:>7}", "value"),
+                (f"{sent:>21}", "tx"),
+                (f"{tx_rate:>7}", "value"),
             ]
 
     def where(self) -> list[Part]:

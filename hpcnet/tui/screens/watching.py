@@ -10,12 +10,13 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import Footer, Input
+from textual.widgets import Input
 
 from hpcnet.tui import figures
 from hpcnet.tui.session import Session
 from hpcnet.tui.view import Order
 from hpcnet.tui.widgets.facts import Part, TopBar
+from hpcnet.tui.widgets.keyline import KeyLine
 from hpcnet.tui.widgets.table.table import Table
 
 SORT = Binding.Group("sort", compact=True)
@@ -74,7 +75,7 @@ class Watching(Screen[None]):
         yield TopBar()
         yield from self.content()
         yield Input(id="filter", placeholder="words; enter keeps them, esc clears them", compact=True)
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         """Show what there is already."""

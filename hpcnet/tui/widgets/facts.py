@@ -4,13 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import ClassVar
 
 from rich.text import Text
+from textual.geometry import Size
 from textual.widget import Widget
 
 Part = tuple[str, str]
 """A text, and the name of its style."""
+
+
+_APART: Part = ("   ", "")
+
+
+def pair(name: str, value: str) -> list[Part]:
+    """A name and its value, which are not parted at the end of a line."""
+    return [(f"{name} ", "name"), (value, "value"), _APART]
 
 
 class _Styled(Widget):
@@ -23,20 +33,14 @@ class _Styled(Widget):
     def _show(self, lines: Sequence[Sequence[Part]]) -> None:
         new = [list(line) for line in lines]
         if new != self._shown:
-            self.refresh(layout=len(new) != len(self._shown))
             self._shown = new
+            self.refresh(layout=self.styles.is_auto_height)
 
     def _text(self, line: Sequence[Part]) -> Text:
         text = Text(no_wrap=True, overflow="ellipsis", end="")
         for part, style in line:
             text.append(part, self.get_component_rich_style(f"{self.prefix}--{style}") if style else "")
         return text
-
-    def render(self) -> Text:
-        """All lines."""
-        lines = Text("\n").join(self._text(line) for line in self._shown)
-        lines.no_wrap, lines.overflow = True, "ellipsis"
-        return lines
 
 
 class TopBar(_Styled):
@@ -73,3 +77,29 @@ class Facts(_Styled):
     def show(self, lines: Sequence[Sequence[Part]]) -> None:
         """Show these lines."""
         self._show(lines)
+
+    def _wrapped(self, width: int) -> list[list[Part]]:
+        """Lines no longer than the width, broken between pairs only."""
+        lines: list[list[Part]] = []
+        for line in self._shown:
+            lines.append([])
+            used = 0
+            for apart, run in groupby(line, key=lambda part: part == _APART):
+                parts = list(run)
+                length = sum(len(text) for text, _ in parts)
+                if not apart and used and used + length > width:
+                    lines.append([])
+                    used = 0
+                lines[-1] += parts
+                used += length
+        return lines
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """As many lines as it takes."""
+        return len(self._wrapped(width))
+
+    def render(self) -> Text:
+        """All lines."""
+        lines = Text("\n").join(self._text(line) for line in self._wrapped(self.size.width))
+        lines.no_wrap, lines.overflow = True, "ellipsis"
+        return lines

@@ -6,13 +6,18 @@ from __future__ import annotations
 from typing import ClassVar
 
 from rich.segment import Segment
+from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
 
-from hpcnet.tui.draw import Series, area, ascii_area, peak
+from hpcnet.tui.draw import Series, area, hanging, peak
 from hpcnet.tui.figures import duration, quantity
 
 _AXIS = 6
+_REVERSED = Style(reverse=True)
+
+_Line = tuple[str, "list[tuple[str, bool]]", str]
+"""Label, pieces of text with whether they are reversed, name of the style."""
 
 
 class Plot(Widget):
@@ -28,7 +33,7 @@ class Plot(Widget):
         self._ceiling: float | None = None
         self._interval = 1.0
         self._unit = ""
-        self._seen: list[tuple[str, str, str]] = []  # lines on the terminal: axis, drawing, style
+        self._seen: list[_Line] = []  # what the terminal has
 
     def show(self, rx: Series, tx: Series, ceiling: float | None, unit: str, interval: float) -> None:
         """Draw this. ``ceiling`` is the link's rate; None: it is not known, the largest value stands for it."""
@@ -36,27 +41,32 @@ class Plot(Widget):
         if self._drawing() != self._seen:
             self.refresh()
 
-    def _drawing(self) -> list[tuple[str, str, str]]:
+    def _drawing(self) -> list[_Line]:
         width, half = self.size.width - _AXIS - 2, (self.size.height - 2) // 2
         if width < 1 or half < 1:
             return []
         ceiling = self._ceiling or peak(self._rx, self._tx)
-        fill = ascii_area if self._ascii else area
-        per_cell = 1 if self._ascii else 2
-        top = fill(self._rx, ceiling, width, half)
-        bottom = fill(self._tx, ceiling, width, half, down=True)
-        known = quantity(ceiling) if ceiling else ""
-        labels = [known, *[""] * (half - 1)]
-        what = "the link's rate" if self._ceiling else "the largest seen"
-        head = f"rx above, tx below, {self._unit}; full height is {what}"
-        past = f"-{duration(width * per_cell * self._interval)}"
-        rule = "-" if self._ascii else "─"
+        up = area(self._rx, ceiling, width, half, self._ascii)
+        down = hanging(area(self._tx, ceiling, width, half, self._ascii))
+        labels = [quantity(ceiling) if ceiling else "", *[""] * (half - 1)]
+        full = "the link's rate" if self._ceiling else "the largest seen"
+        heads = (
+            f"rx above, tx below, {self._unit}; full height is {full}",
+            f"rx above, tx below, {self._unit}",
+            "",
+        )
+        head = next(each for each in heads if len(each) <= width)
         return [
-            ("", head[:width], "plot--axis"),
-            *((label, line, "plot--rx") for label, line in zip(labels, top)),
-            ("0", _rule(rule, past, width), "plot--axis"),
-            *((label, line, "plot--tx") for label, line in zip(reversed(labels), bottom)),
+            ("", [(head, False)], "axis"),
+            *((label, [(line, False)], "rx") for label, line in zip(labels, up)),
+            ("0", [(self._rule(width), False)], "axis"),
+            *((label, pieces, "tx") for label, pieces in zip(reversed(labels), down)),
         ]
+
+    def _rule(self, width: int) -> str:
+        """The axis: how long ago it begins, and now."""
+        past = f"-{duration(width * self._interval)}"
+        return f"{past} {('-' if self._ascii else '─') * max(0, width - len(past) - 5)} now"[:width]
 
     def render_line(self, y: int) -> Strip:
         """One line of the widget."""
@@ -65,12 +75,8 @@ class Plot(Widget):
         base = self.rich_style
         if y >= len(self._seen):
             return Strip.blank(self.size.width, base)
-        label, line, style = self._seen[y]
-        axis = self.get_component_rich_style("plot--axis")
-        segments = [Segment(f"{label:>{_AXIS}} ", axis), Segment(line, self.get_component_rich_style(style))]
+        label, pieces, name = self._seen[y]
+        style = self.get_component_rich_style(f"plot--{name}")
+        segments = [Segment(f"{label:>{_AXIS}} ", self.get_component_rich_style("plot--axis"))]
+        segments += [Segment(text, style + _REVERSED if turned else style) for text, turned in pieces]
         return Strip(segments).adjust_cell_length(self.size.width, base)
-
-
-def _rule(rule: str, past: str, width: int) -> str:
-    """The axis: how long ago it begins, and now."""
-    return f"{past} {rule * max(0, width - len(past) - 5)} now"[:width]

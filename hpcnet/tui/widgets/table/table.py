@@ -88,11 +88,15 @@ class Table(ScrollView, can_focus=True):
             self.table = table
             self.column = column
 
-    def __init__(self, columns: Sequence[Column], *, empty: str = "", id: str | None = None) -> None:
+    def __init__(
+        self, columns: Sequence[Column], *, empty: str = "", opens: bool = True, id: str | None = None
+    ) -> None:
+        """``opens``: enter does something."""
         super().__init__(id=id)
         self.columns = list(columns)
         self.empty = empty
         """Shown when there is no row."""
+        self._opens = opens
         self.key: str | None = None
         """Of the row that the cursor is on; None: there is no row."""
         self._keys: list[str] = []
@@ -248,6 +252,10 @@ class Table(ScrollView, can_focus=True):
         self._refresh_changed()
 
     # -- moving
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Enter is a key only where it does something."""
+        return self._opens or action != "choose"
 
     def action_move(self, rows: int) -> None:
         """Put the cursor so many rows further."""
