@@ -23,7 +23,7 @@ from hpcnet.tui.screens.jobs import JobsScreen
 from hpcnet.tui.screens.node import NodeScreen
 from hpcnet.tui.screens.watching import Watching
 from hpcnet.tui.session import Session
-from hpcnet.tui.themes import DARK, THEMES
+from hpcnet.tui.themes import DARK, PLAIN, THEMES
 from hpcnet.tui.view import INTERVALS
 from hpcnet.tui.widgets.table.table import Table
 
@@ -80,7 +80,8 @@ class HpcnetApp(App[None]):
         paced: bool = True,
     ) -> None:
         """``paced``: it calls ``tick`` by itself."""
-        super().__init__()
+        # Textual decides here, before it knows the theme, how it obeys NO_COLOR.
+        super().__init__(ansi_color=True if theme == PLAIN.name else None)
         self._metronome: Timer | None = None
         self._paced = paced
         self.animation_level = "none"

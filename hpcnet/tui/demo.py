@@ -26,9 +26,6 @@ from hpcnet.counters.model import CONTAINER, PORT, SEGMENT, TASKS, Counters, Int
 SPEED = 100_000_000_000
 """Bit/s of the made-up fabric."""
 
-BEGIN = 1_767_225_600
-"""Unix seconds at which the demonstration begins."""
-
 _USERS = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 _ACCOUNTS = ("physics", "climate", "bio", "cfd")
 _MTU = 65470
@@ -103,9 +100,12 @@ class DemoSource:
     ) -> None:
         draw = random.Random(seed)
         self._clock = clock
-        self._began = clock()
+        self._began = int(clock())
         sizes = [nodes] * jobs if equal else _sizes(draw, jobs, nodes)
-        self._jobs = {job.info.job_id: job for job in (_job(draw, rank, size) for rank, size in enumerate(sizes))}
+        self._jobs = {
+            job.info.job_id: job
+            for job in (_job(draw, rank, size, self._began) for rank, size in enumerate(sizes))
+        }
         self._watches: list[_DemoWatch] = []
 
     def jobs(self) -> list[JobInfo]:
@@ -154,7 +154,7 @@ class _DemoWatch:
         self._closed.set()
 
 
-def _job(draw: random.Random, rank: int, size: int) -> _Job:
+def _job(draw: random.Random, rank: int, size: int, now: int) -> _Job:
     direct = rank % 5 == 4
     first = 1 if size > 500 else draw.randrange(1, 900)
     network = IPv4Network((0x0A800000 + rank * 4096, 20))
@@ -174,7 +174,7 @@ def _job(draw: random.Random, rank: int, size: int) -> _Job:
         subnet=str(network),
         subnet6=f"fd68:7063:6e65:{rank:x}::/64",
         mtu=4092 if direct else _MTU,
-        started=BEGIN - int(draw.uniform(90, 90_000)),
+        started=now - int(draw.uniform(90, 90_000)),
     )
     return _Job(
         info=info,
@@ -191,7 +191,7 @@ def _job(draw: random.Random, rank: int, size: int) -> _Job:
 
 
 def _samples(job: _Job, began: float, second: float) -> Iterator[NodeSample]:
-    age = second + (BEGIN - (job.info.started or BEGIN))
+    age = second + began - (job.info.started or began)
     total = job.traffic.total(age) * SPEED / 8
     now = began + second
     for rank, node in enumerate(job.info.nodes):

@@ -129,3 +129,7 @@ def _user(options: argparse.Namespace) -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return str(os.getuid())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,7 @@ vermilion, bluish green, yellow). No meaning is in a colour alone: words and mar
 
 from __future__ import annotations
 
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
 DARK = Theme(
     name="hpcnet-dark",
@@ -54,9 +54,10 @@ PLAIN = Theme(
     surface="ansi_default",
     panel="ansi_default",
     boost="ansi_default",
-    variables=dict.fromkeys(
-        ("rx", "tx", "cursor", "cursor-text", "block-cursor-foreground", "block-cursor-background"), "ansi_default"
-    ),
+    variables={
+        **BUILTIN_THEMES["ansi-dark"].variables,
+        **dict.fromkeys(["rx", "tx", "cursor", "cursor-text"], "ansi_default"),
+    },
 )
 """Of a terminal without colours, and of NO_COLOR: bold, dim and reverse only."""
 

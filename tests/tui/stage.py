@@ -10,7 +10,7 @@ from typing import Any, Callable
 from textual.pilot import Pilot
 
 from hpcnet.tui.app import HpcnetApp
-from hpcnet.tui.demo import BEGIN, DemoSource
+from hpcnet.tui.demo import DemoSource
 from hpcnet.tui.feed import Feed
 from hpcnet.tui.screens.watching import Watching
 from hpcnet.tui.session import Session
@@ -19,6 +19,10 @@ from hpcnet.tui.view import View
 from hpcnet.tui.widgets.table.table import Table
 
 SMALL, LARGE = (80, 24), (160, 50)
+
+
+BEGIN = 1_767_225_600
+"""2026-01-01 00:00:00 UTC."""
 
 
 class Stage:
