@@ -6,7 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import textual
 
+from hpcnet.lab.layout import PREFIX
 from tests.cluster.cluster import Cluster, eventually
 from tests.cluster.test_stats import samplers, steps
 from tests.tui.terminal import Terminal
@@ -25,7 +27,12 @@ def test_a_job_is_watched_from_its_begin_to_its_end(cluster: Cluster, tmp_path: 
     eventually("the job runs", lambda: cluster.state_of(job) == "RUNNING")
     terminal = Terminal(tmp_path / "tmux", tmp_path)
     try:
-        words = ["sh", "-c", "cd /tmp; TERM=xterm-256color exec hpcnet-tui --interval 1"]
+        # The lab's installation has what nodes need; Textual comes from beside this test.
+        beside = str(Path(textual.__file__).parents[1])
+        program = (
+            f"exec env TERM=xterm-256color PYTHONPATH={beside} {PREFIX}/bin/python -m hpcnet.tui.main --interval 1"
+        )
+        words = ["sh", "-c", f"cd /tmp; {program}"]
         terminal.start(*cluster.lab.command("login", words, "alice"))
         terminal.wait("1 job ", str(job), "alice", "vxlan")
         # 800 Mbit/s is what iperf3 was told to send, and headers; a second in which it began has less
