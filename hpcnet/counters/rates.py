@@ -11,7 +11,8 @@ of its rates are None.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from hpcnet.counters.model import ENDPOINTS, Counters, NodeSample
 
@@ -32,10 +33,13 @@ class Rates:
 
 UNKNOWN = Rates()
 
+# As dataclasses.astuple, which copies deeply: 50 times as long, and a large cluster has 10,000 samples a second.
+_values = attrgetter(*(each.name for each in fields(Rates)))
+
 
 def rates(older: Counters, newer: Counters, seconds: float) -> Rates:
     """What happened per second between two readings of one interface."""
-    pairs = list(zip(astuple(older), astuple(newer)))
+    pairs = list(zip(_values(older), _values(newer)))
     known = [(before, now) for before, now in pairs if before is not None and now is not None]
     if seconds <= 0 or any(now < before for before, now in known):
         return UNKNOWN
@@ -63,7 +67,7 @@ def node_rates(older: NodeSample, newer: NodeSample) -> dict[tuple[str, str, str
 
 def total(parts: Iterable[Rates]) -> Rates:
     """The sum; of no parts, and where one part is not known, nothing is known."""
-    columns = list(zip(*map(astuple, parts)))
+    columns = list(zip(*map(_values, parts)))
     return Rates(*(None if None in column else sum(column) for column in columns)) if columns else UNKNOWN
 
 
@@ -74,5 +78,5 @@ def moved(found: dict[tuple[str, str, str], Rates]) -> Rates:
 
 def counted(sample: NodeSample) -> Counters:
     """What a job has moved on a node since its interfaces there were made; as ``total``."""
-    parts = [astuple(each.counters) for each in sample.interfaces if each.kind in ENDPOINTS]
+    parts = [_values(each.counters) for each in sample.interfaces if each.kind in ENDPOINTS]
     return Counters(*(None if None in column else sum(column) for column in zip(*parts)))

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the screens show of one moment: jobs, nodes and folds of nodes, out of a Board. Pure; no widget, no clock.
+
+All rates are per second and all counts since the interfaces were made, as hpcnet.counters has them. None is "not
+known"; a sum over nodes of which some are not known says so by ``partial``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Optional
+
+from hpcnet import nodelist
+from hpcnet.counters.model import CONTAINER, PORT, TASKS, Counters, JobInfo, NodeSample
+from hpcnet.counters.rates import UNKNOWN, Rates, counted, moved
+
+KEEP = 240
+"""Points of a history."""
+
+Point = tuple[Optional[float], Optional[float], Optional[float], Optional[float]]
+"""rx bytes, tx bytes, rx packets, tx packets, per second."""
+
+Track = deque[Point]
+"""The newest KEEP points, oldest first."""
+
+GAP: Point = (None, None, None, None)
+
+
+def track() -> Track:
+    """An empty history."""
+    return deque(maxlen=KEEP)
+
+
+NOTHING_COUNTED = Counters()
+
+
+def point(rates: Rates) -> Point:
+    """What a history keeps of rates."""
+    return rates.rx_bytes, rates.tx_bytes, rates.rx_packets, rates.tx_packets
+
+
+_BAD = ("rx_errors", "tx_errors", "rx_dropped", "tx_dropped")
+
+
+def bad(of: Rates | Counters) -> float | None:
+    """Errors and drops together, those that are known; None when none is."""
+    known = [value for value in (getattr(of, name) for name in _BAD) if value is not None]
+    return sum(known) if known else None
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """One node of a job."""
+
+    node: str
+    sample: NodeSample | None
+    """The last one; None before the first."""
+    rates: Rates
+    counted: Counters
+    by_interface: dict[tuple[str, str, str], Rates]
+    silent_since: float | None
+    """Unix seconds of the viewer's clock; None: it speaks."""
+    speed: int | None
+    """Bit/s of its link."""
+    history: tuple[Point, ...] = ()
+    """Oldest first."""
+
+    @property
+    def load(self) -> float | None:
+        """Share of the link that the busier direction takes, from 0 to 1."""
+        return _share(self.rates, self.speed)
+
+    @property
+    def pace(self) -> float | None:
+        """Bytes per second, both ways."""
+        rx, tx = self.rates.rx_bytes, self.rates.tx_bytes
+        return None if rx is None or tx is None else rx + tx
+
+    @property
+    def address(self) -> str:
+        """Of the tasks' interface, the first one; empty when not known."""
+        for each in self.sample.interfaces if self.sample else ():
+            if each.kind == TASKS and each.addresses:
+                return each.addresses[0]
+        return ""
+
+
+def _share(rates: Rates, speed: float | None) -> float | None:
+    if rates.rx_bytes is None or rates.tx_bytes is None or not speed:
+        return None
+    return max(rates.rx_bytes, rates.tx_bytes) * 8 / speed
+
+
+def link_speed(sample: NodeSample | None) -> int | None:
+    """Bit/s of the link below a job on a node, as its interfaces tell; its tasks' interface first."""
+    speeds = {each.kind: each.speed for each in (sample.interfaces if sample else ()) if each.speed}
+    return next((speeds[kind] for kind in (TASKS, CONTAINER, PORT) if kind in speeds), None)
+
+
+def node_view(
+    node: str,
+    sample: NodeSample | None,
+    by_interface: dict[tuple[str, str, str], Rates],
+    silent_since: float | None,
+    history: Sequence[Point] = (),
+) -> NodeView:
+    """A node out of what the board has of it; the rates of a silent one are not known."""
+    return NodeView(
+        node=node,
+        sample=sample,
+        rates=UNKNOWN if silent_since is not None else moved(by_interface),
+        counted=counted(sample) if sample and sample.interfaces else Counters(),
+        by_interface=by_interface,
+        silent_since=silent_since,
+        speed=link_speed(sample),
+        history=tuple(history),
+    )
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Of a field over nodes: what is known of it."""
+
+    rates: Rates = UNKNOWN
+    counted: Counters = NOTHING_COUNTED
+    partial: bool = False
+    """Whether some node's rates are not in it."""
+    speed: int | None = None
+    """Bit/s of the links of the nodes that are in it, together."""
+
+    @property
+    def load(self) -> float | None:
+        """Share of these links that the busier direction takes, from 0 to 1."""
+        return _share(self.rates, self.speed)
+
+
+def add_up(nodes: Sequence[NodeView]) -> Sum:
+    """The sum of the nodes that speak; their speed only where all of them know it."""
+    known = [each for each in nodes if each.rates.rx_bytes is not None]
+    speeds = [each.speed for each in known]
+    return Sum(
+        rates=Rates(**_columns([each.rates for each in known])),
+        counted=Counters(**_columns([each.counted for each in nodes if each.sample])),
+        partial=len(known) < len(nodes),
+        speed=None if not speeds or None in speeds else sum(speed for speed in speeds if speed),
+    )
+
+
+_FIELDS = tuple(Rates.__dataclass_fields__)
+
+
+def _columns(parts: Sequence[Any]) -> dict[str, Any]:
+    found = {}
+    for name in _FIELDS:
+        known = [value for value in (getattr(part, name) for part in parts) if value is not None]
+        found[name] = sum(known) if known else None
+    return found
+
+
+@dataclass(frozen=True)
+class JobView:
+    """One job of the Jobs screen."""
+
+    info: JobInfo
+    sum: Sum
+    history: tuple[Point, ...]
+    silent: tuple[str, ...]
+    """Nodes that say nothing."""
+    nodes: int
+    problem: str = ""
+
+    @property
+    def network(self) -> str:
+        """What separates it: ``vxlan 6815744``, ``direct 0x8001``."""
+        info = self.info
+        number = info.pkey if info.mode == "direct" else "" if info.vni is None else str(info.vni)
+        return f"{info.mode} {number}".strip()
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the nodes of a job compare."""
+
+    rx: float | None = None
+    """Median bytes per second."""
+    tx: float | None = None
+    slowest: NodeView | None = None
+    """Which moves least; None when nothing moves or nothing is known."""
+
+
+def spread(nodes: Iterable[NodeView]) -> Spread:
+    """The median node and the slowest one, of those that speak."""
+    known = [each for each in nodes if each.pace is not None]
+    if not known:
+        return Spread()
+    slowest = min(known, key=lambda each: each.pace or 0.0)
+    moving = any(each.pace for each in known)
+    return Spread(
+        rx=median(each.rates.rx_bytes or 0.0 for each in known),
+        tx=median(each.rates.tx_bytes or 0.0 for each in known),
+        slowest=slowest if moving else None,
+    )
+
+
+SILENT, WAITING, IDLE, SLOW, USUAL, FAST = "silent", "waiting", "idle", "slow", "usual", "fast"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Nodes that are alike."""
+
+    kind: str
+    """silent; waiting: no rate yet; idle: moves nothing; slow: under half of the median; fast: over twice the
+    median; usual: the rest."""
+    nodes: tuple[NodeView, ...]
+
+    @property
+    def hostlist(self) -> str:
+        """Such as ``n[1-128]``."""
+        return nodelist.fold(each.node for each in self.nodes)
+
+
+def kind_of(node: NodeView, middle: float) -> str:
+    """The kind of fold that the node belongs to; ``middle`` is the median of bytes per second, both ways."""
+    if node.silent_since is not None:
+        return SILENT
+    if node.pace is None:
+        return WAITING
+    if not node.pace:
+        return IDLE
+    return SLOW if node.pace < middle / 2 else FAST if node.pace > middle * 2 else USUAL
+
+
+def fold(nodes: Sequence[NodeView]) -> list[Fold]:
+    """Nodes by kind, what wants a look first; each in the order of the job's nodes."""
+    paces = [each.pace for each in nodes if each.pace]
+    middle = median(paces) if paces else 0.0
+    kinds: dict[str, list[NodeView]] = {}
+    for each in nodes:
+        kinds.setdefault(kind_of(each, middle), []).append(each)
+    return [Fold(kind, tuple(kinds[kind])) for kind in (SILENT, SLOW, FAST, USUAL, IDLE, WAITING) if kind in kinds]

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All jobs that have a network."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+
+from hpcnet.tui import figures
+from hpcnet.tui.picture import JobView
+from hpcnet.tui.rows import JOB_ORDER, job_columns, job_row
+from hpcnet.tui.screens.job import JobScreen
+from hpcnet.tui.screens.watching import Watching
+from hpcnet.tui.session import Session
+from hpcnet.tui.view import Order, matches
+from hpcnet.tui.widgets.facts import Part
+from hpcnet.tui.widgets.table.table import Row, Table
+
+
+class JobsScreen(Watching):
+    """One line for each job."""
+
+    TITLE = "Jobs"
+    ORDERS: ClassVar[tuple[str, ...]] = tuple(JOB_ORDER)
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, Order("rx"))
+        self._jobs: list[JobView] = []
+
+    def content(self) -> ComposeResult:
+        """The table."""
+        yield Table(job_columns(self.session.view), id="jobs")
+
+    def load(self) -> None:
+        """All jobs, whether they are shown or not."""
+        self._jobs = self.session.feed.jobs()
+
+    def _shown(self) -> list[JobView]:
+        assert self.order is not None
+        shown = [
+            job
+            for job in self._jobs
+            if not (self.session.view.mine and job.info.user != self.session.user)
+            and matches(
+                self.words,
+                job.info.label,
+                job.info.user,
+                job.info.account,
+                job.network,
+                job.info.state,
+                job.problem,
+            )
+        ]
+        return self.order.sort(shown, JOB_ORDER)
+
+    def draw(self) -> None:
+        """The rows."""
+        view, jobs = self.session.view, {str(job.info.job_id): job for job in self._shown()}
+        table = self.query_one(Table)
+        table.set_columns(job_columns(view))
+        table.empty = self._nothing()
+
+        def row(key: str, widths: dict[str, int]) -> Row:
+            return job_row(jobs[key], view, widths.get("history", 0), self.now)
+
+        assert self.order is not None
+        table.show(list(jobs), row, (self.order.column, self.order.down))
+
+    def _nothing(self) -> str:
+        if self._jobs:
+            whose = "of yours " if self.session.view.mine else ""
+            return f"no job {whose}matches; esc clears the filter, a shows all jobs"
+        if self.session.feed.problem:
+            return self.session.feed.problem
+        return "no job has a network now" if self.session.feed.listed else "asking Slurm for the jobs ..."
+
+    def where(self) -> list[Part]:
+        """How many there are, and what they move together."""
+        shown = self._shown()
+        numbers = [self.session.view.values(job.sum.rates, job.sum.counted) for job in shown]
+        unit = self.session.view.unit
+        parts = [("hpcnet ", "title"), (f" {len(shown)} job{'' if len(shown) == 1 else 's'}", "")]
+        if self.session.view.mine:
+            parts.append((" of mine", ""))
+        for name, column in zip(("rx", "tx"), zip(*numbers)):
+            known = [value for value in column if value is not None]
+            parts.append((f"  {name} {figures.quantity(sum(known) if known else None)}{unit}", "muted"))
+        return parts
+
+    @on(Table.Chosen)
+    def _open(self, event: Table.Chosen) -> None:
+        job = self.session.feed.job(int(event.key))
+        if job is not None:
+            self.app.push_screen(JobScreen(self.session, job))
+
+    def document(self) -> dict[str, Any]:
+        """The jobs in the order in which they are seen."""
+        return {
+            "jobs": [
+                {
+                    **asdict(job.info),
+                    "rates": asdict(job.sum.rates),
+                    "counted": asdict(job.sum.counted),
+                    "partial": job.sum.partial,
+                    "speed": job.sum.speed,
+                    "silent": list(job.silent),
+                    "problem": job.problem,
+                }
+                for job in self._shown()
+            ]
+        }

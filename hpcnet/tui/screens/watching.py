@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the screens with a table have in common: a line on top, a filter, an order, painting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.widgets import Input
+
+from hpcnet.tui import figures
+from hpcnet.tui.session import Session
+from hpcnet.tui.view import Order
+from hpcnet.tui.widgets.facts import Part, TopBar
+from hpcnet.tui.widgets.keyline import KeyLine
+from hpcnet.tui.widgets.table.table import Table
+
+SORT = Binding.Group("sort", compact=True)
+
+
+class Watching(Screen[None]):
+    """A screen that is painted anew each interval, out of what ``load`` has read."""
+
+    AUTO_FOCUS = "Table"
+    ORDERS: ClassVar[tuple[str, ...]] = ()
+    """Columns that it can be sorted by."""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "slash", "filter", "filter", id="filter", key_display="/", tooltip="Show only rows with these words"
+        ),
+        Binding("s", "sort", "sort", id="sort", group=SORT, tooltip="Sort by the next column"),
+        Binding("r", "turn", "reverse", id="reverse", group=SORT, tooltip="Sort the other way round"),
+        Binding(
+            "escape", "back", "back", id="back", key_display="esc", tooltip="Leave this screen, or the filter"
+        ),
+    ]
+
+    def __init__(self, session: Session, order: Order | None = None) -> None:
+        super().__init__()
+        self.session = session
+        self.order = order
+        self.words = ""
+        """The filter."""
+        self.now = 0.0
+        """Of what is shown, Unix seconds."""
+
+    # -- what a screen says of itself
+
+    def load(self) -> None:
+        """Read what it shows from the feed."""
+
+    def draw(self) -> None:
+        """Show what was read."""
+
+    def where(self) -> list[Part]:
+        """For the line on top: where one is."""
+        return []
+
+    def content(self) -> ComposeResult:
+        """Its widgets between the line on top and the keys."""
+        yield from ()
+
+    def document(self) -> dict[str, Any]:
+        """What is seen, as JSON."""
+        return {}
+
+    # -- what they share
+
+    def compose(self) -> ComposeResult:
+        """The frame, and the content."""
+        yield TopBar()
+        yield from self.content()
+        yield Input(id="filter", placeholder="words; enter keeps them, esc clears them", compact=True)
+        yield KeyLine()
+
+    def on_mount(self) -> None:
+        """Show what there is already."""
+        for table in self.query(Table):
+            table.set_class(self.session.view.ascii, "-ascii")
+        self._fit()
+        self.reload()
+
+    def on_screen_resume(self) -> None:
+        """Back from another screen."""
+        if not self.session.view.frozen:
+            self.reload()
+
+    def on_resize(self) -> None:
+        """Another layout may fit."""
+        self._fit()
+        self.call_after_refresh(self.paint)
+
+    def _fit(self) -> None:
+        """A small terminal has less room for the plot, and none beside it."""
+        self.set_class(self.app.size.height < 32, "-short")
+        self.set_class(self.app.size.width < 120, "-narrow")
+
+    def reload(self) -> None:
+        """Read and show."""
+        self.now = self.session.feed.clock()
+        self.load()
+        self.paint()
+
+    def paint(self) -> None:
+        """Show what was read last."""
+        if self.is_mounted:
+            with self.app.batch_update():
+                self.paint_top()
+                self.draw()
+
+    def paint_top(self) -> None:
+        """The line on top, which also a frozen screen has anew."""
+        self.query_one(TopBar).show(self.where(), list(self._state()))
+
+    def _state(self) -> Iterator[Part]:
+        session, feed = self.session, self.session.feed
+        if self.words:
+            yield f"/{self.words}  ", "notice"
+        if session.recording:
+            yield "recording  ", "notice"
+        if session.view.frozen:
+            yield f"frozen {figures.duration(feed.clock() - session.frozen_at)}  ", "notice"
+        if feed.problem:
+            yield "no answer from Slurm  ", "notice"
+        if session.what:
+            yield f"{session.what}  ", "title"
+        yield f"every {feed.interval:g} s", "muted"
+
+    def action_sort(self) -> None:
+        """By the next column."""
+        if self.order is not None:
+            self.order = self.order.next(self.ORDERS)
+            self.paint()
+
+    def action_turn(self) -> None:
+        """The other way round."""
+        if self.order is not None:
+            self.order = self.order.turned()
+            self.paint()
+
+    @on(Table.HeadClicked)
+    def _head_clicked(self, event: Table.HeadClicked) -> None:
+        if self.order is not None and event.column in self.ORDERS:
+            same = event.column == self.order.column
+            self.order = self.order.turned() if same else Order(event.column)
+            self.paint()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that do nothing on a screen are not shown there."""
+        if action in ("sort", "turn"):
+            return len(self.ORDERS) > 1
+        if action == "back":
+            return bool(self.words) or len(self.app.screen_stack) > 2
+        return True
+
+    # -- the filter
+
+    def action_filter(self) -> None:
+        """Type words."""
+        line = self.query_one("#filter", Input)
+        line.value = self.words
+        line.add_class("-open")
+        line.focus()
+
+    @on(Input.Changed, "#filter")
+    def _filter_changed(self, event: Input.Changed) -> None:
+        self.words = event.value.strip()
+        self.refresh_bindings()
+        self.paint()
+
+    @on(Input.Submitted, "#filter")
+    def _filter_kept(self) -> None:
+        self.query_one("#filter").remove_class("-open")
+        self.query_one(Table).focus()
+
+    def action_back(self) -> None:
+        """Out of the filter, else out of the screen."""
+        line = self.query_one("#filter", Input)
+        if line.has_class("-open") or self.words:
+            line.value = self.words = ""
+            self._filter_kept()
+            self.paint()
+        elif len(self.app.screen_stack) > 2:
+            self.app.pop_screen()

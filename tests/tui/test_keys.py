@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the keys do, on the application itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from hpcnet.tui.app import HpcnetApp
+from hpcnet.tui.screens.events import EventsScreen
+from hpcnet.tui.screens.help import HelpScreen
+from hpcnet.tui.screens.job import JobScreen
+from hpcnet.tui.screens.jobs import JobsScreen
+from hpcnet.tui.screens.node import NodeScreen
+from tests.tui.stage import LARGE, SMALL, Stage
+
+
+def line_of(stage: Stage, word: str) -> int:
+    return next(number for number, line in enumerate(stage.text()) if f" {word} " in line)
+
+
+def test_the_cursor_stays_on_its_job_when_rows_move() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("down", "down", "down")
+        key = stage.table.key
+        assert key is not None
+        job = stage.feed.job(int(key))
+        assert job is not None
+        before = line_of(stage, job.info.label)
+        places = set()
+        for _ in range(len(stage.screen.ORDERS)):
+            await pilot.press("s")
+            await pilot.pause()
+            assert stage.table.key == key
+            places.add(line_of(stage, job.info.label))
+        assert len(places | {before}) > 2, "no order moved the row: this shows nothing"
+        await pilot.press("enter")
+        await pilot.pause()
+        assert isinstance(stage.screen, JobScreen)
+        assert str(stage.screen.job_id) == key
+
+    stage.run(play)
+
+
+def test_samples_that_change_the_order_leave_the_cursor_on_its_job() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        order = list(stage.table._keys)
+        await pilot.press("down", "down")
+        key = stage.table.key
+        for _ in range(30):
+            stage.tick()
+            await pilot.pause()
+            assert stage.table.key == key
+        assert stage.table._keys != order
+
+    stage.run(play)
+
+
+def test_a_row_that_goes_leaves_the_cursor_where_it_was() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("down", "down")
+        keys = list(stage.table._keys)
+        stage.screen.words = f"{keys[1][:3]}"
+        stage.table.show([key for key in keys if key != keys[2]], stage.table._row, stage.table._order)
+        assert stage.table.key == keys[3]
+
+    stage.run(play)
+
+
+def test_frozen_stops_painting_and_not_sampling() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("space")
+        seen = stage.text()[1:]
+        points = len(stage.feed.jobs()[0].history)
+        for _ in range(10):
+            stage.tick()
+            await pilot.pause()
+        assert stage.text()[1:] == seen
+        assert "frozen 18s" in stage.text()[0]
+        assert len(stage.feed.jobs()[0].history) == points + 10
+        await pilot.press("b", "b", "s", "r")
+        await pilot.pause()
+        stage.tick()
+        await pilot.press("s", *["s"] * (len(stage.screen.ORDERS) - 2), "r")
+        await pilot.pause()
+        assert stage.text()[1:] == seen, "sorting a frozen screen sorts what was frozen"
+        await pilot.press("space")
+        await pilot.pause()
+        assert stage.text()[1:] != seen
+
+    stage.run(play)
+
+
+def test_a_silent_job_is_dim_and_marked_and_its_rates_unknown() -> None:
+    stage = Stage()
+    job = stage.source.jobs()[5]
+    stage.mute = {(job.job_id, node) for node in job.nodes}
+
+    async def play(pilot: Pilot[Any]) -> None:
+        for _ in range(3):
+            stage.tick()
+        await pilot.pause()
+        number = line_of(stage, job.label)
+        line = stage.text()[number]
+        assert line.lstrip().startswith("◌")
+        assert line.split()[4:7] == ["-", "-", "-"]
+        styles = [segment.style for segment in stage.lines()[number] if job.label in segment.text]
+        stale = stage.table.get_component_rich_style("table--stale")
+        assert [style.color for style in styles] == [stale.color]
+        await pilot.press("v")
+        await pilot.pause()
+        assert any(f"{job.label}" in line and "says nothing" in line for line in stage.text())
+        stage.mute = set()
+        stage.tick()
+        stage.tick()
+        await pilot.pause()
+        assert any(f"{job.label}" in line and "is heard again" in line for line in stage.text())
+
+    stage.run(play)
+
+
+def test_units() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        async def after(key: str) -> str:
+            await pilot.press(key)
+            await pilot.pause()
+            return stage.text()[1]
+
+        assert "RX bit/s" in stage.text()[1]
+        bits = stage.text()[2].split()[4]
+        assert "RX B/s" in await after("b")
+        octets = stage.text()[2].split()[4]
+        assert (bits[-1], octets[-1]) in (("G", "G"), ("T", "G"))
+        assert "RX pkt/s" in await after("p")
+        assert "RX pkt " in await after("c")
+        assert "RX B " in await after("p")
+        assert "RX bit/s" in await after("b") + await after("c")
+
+    stage.run(play)
+
+
+def test_filter() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("slash", *"direct")
+        await pilot.pause()
+        shown = [job.info.mode for job in stage.feed.jobs() if job.info.mode == "direct"]
+        assert len(stage.table._keys) == len(shown) > 1
+        await pilot.press("enter", "s")
+        await pilot.pause()
+        assert "/direct" in stage.text()[0]
+        assert len(stage.table._keys) == len(shown), "s sorts, it is no text any more"
+        await pilot.press("escape")
+        await pilot.pause()
+        assert len(stage.table._keys) == 20
+        await pilot.press("slash", *"nosuchjob")
+        await pilot.pause()
+        assert any("no job matches; esc clears" in line for line in stage.text())
+        assert stage.table.key is None
+
+    stage.run(play)
+
+
+def test_mine() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("a")
+        await pilot.pause()
+        users = {line.split()[1] for line in stage.text()[2:22] if line.strip() and line.split()[0].isdigit()}
+        assert users == {"alice"}
+
+    stage.run(play)
+
+
+def test_interval() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        for key, seconds in (("plus", 5), ("plus", 10), ("minus", 5), ("minus", 2), ("minus", 1), ("minus", 1)):
+            await pilot.press(key)
+            await pilot.pause()
+            assert stage.feed.interval == seconds
+            assert f"every {seconds} s" in stage.text()[0]
+
+    stage.run(play)
+
+
+def test_down_to_an_interface_and_back() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("enter")
+        await pilot.pause()
+        assert isinstance(stage.screen, JobScreen)
+        folded = len(stage.table._keys)
+        assert folded < 5
+        await pilot.press("end", "enter")  # opens the fold
+        await pilot.pause()
+        assert len(stage.table._keys) > 12
+        await pilot.press("f", "home", "enter")
+        await pilot.pause()
+        assert isinstance(stage.screen, NodeScreen)
+        text = "\n".join(stage.text())
+        for word in ("hpc0", "hpcvx", "mlx5_0/1", "namespace hpcnet-", "fd68:7063:", "02:42:0a:", "dropped"):
+            assert word in text
+        await pilot.press("down")
+        await pilot.pause()
+        assert "interface hpcvx" in "\n".join(stage.text())
+        await pilot.press("escape", "escape")
+        await pilot.pause()
+        assert isinstance(stage.screen, JobsScreen)
+        await pilot.press("escape")
+        assert isinstance(stage.screen, JobsScreen)
+
+    stage.run(play)
+
+
+def test_a_job_that_ends_while_it_is_looked_at_stays_as_it_was() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("enter")
+        assert isinstance(stage.screen, JobScreen)
+        gone = stage.screen.job_id
+        del stage.source._jobs[gone]
+        stage.feed.list_jobs()
+        stage.tick()
+        await pilot.pause()
+        assert any("has ended" in line for line in stage.text())
+        await pilot.press("escape")
+        await pilot.pause()
+        assert str(gone) not in stage.table._keys
+        assert stage.table.key is not None
+        await pilot.press("v")
+        await pilot.pause()
+        assert any(f" {gone} " in line and "ended" in line for line in stage.text())
+
+    stage.run(play)
+
+
+def test_help_names_every_key() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("question_mark")
+        await pilot.pause()
+        assert isinstance(stage.app.screen, HelpScreen)
+        text = "\n".join(stage.text())
+        for key, what in stage.app.all_keys():
+            assert f" {key} " in text and what in text
+        await pilot.press("escape")
+        await pilot.press("v")
+        await pilot.pause()
+        assert isinstance(stage.screen, EventsScreen)
+
+    stage.run(play, LARGE)
+
+
+def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("slash", *"direct", "enter", "e", "enter", "e", "f", "home", "enter", "e", "v", "e")
+        await pilot.pause()
+
+    stage.run(play)
+    jobs, job, node, events = (json.loads(file.read_text()) for file in sorted(tmp_path.iterdir(), key=_number))
+    assert {each["mode"] for each in jobs["jobs"]} == {"direct"}
+    assert (jobs["schema"], jobs["filter"]) == (1, "direct")
+    assert job["job"]["job_id"] == jobs["jobs"][0]["job_id"]
+    assert [each["node"] for each in job["nodes"]]
+    known = {(each["kind"], each["counters"]["rx_bytes"] is None) for each in node["interfaces"]}
+    assert known == {("tasks", False), ("port", False)}
+    assert events["events"]
+
+
+def _number(file: Path) -> int:
+    last = file.stem.rpartition("-")[2]
+    return int(last) if last.isdigit() else 1
+
+
+def test_export_where_one_may_not_write_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    stage = Stage(rounds=3)
+    said: list[str] = []
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("e")
+        await pilot.pause()
+        said.extend(note.message for note in stage.app._notifications)
+
+    stage.run(play)
+    assert len(said) == 1 and "cannot be written here: No such file" in said[0]
+
+
+@pytest.mark.parametrize("order", [[SMALL, LARGE, (40, 10), SMALL], [LARGE, (200, 60), SMALL]])
+def test_resizing_loses_neither_cursor_nor_keys(order: list[tuple[int, int]]) -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("end", "up")
+        key = stage.table.key
+        for size in order:
+            await pilot.resize_terminal(*size)
+            await pilot.pause()
+            assert stage.table.key == key
+            assert any(str(key) in line for line in stage.text()), "the cursor's row is out of sight"
+            assert "quit" in "\n".join(stage.text()[-4:])
+            assert {len(line) for line in stage.text()} == {size[0]}
+
+    stage.run(play, order[0])
+
+
+def test_mouse() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.click("Table", offset=(5, 4))
+        key = stage.table._keys[3]
+        assert stage.table.key == key
+        head = stage.text()[1].index("NODES")
+        await pilot.click("Table", offset=(head, 0))
+        await pilot.pause()
+        assert stage.screen.order is not None
+        assert (stage.screen.order.column, stage.table.key) == ("nodes", key)
+        await pilot.click("Table", offset=(5, 1 + stage.table._keys.index(key)))
+        await pilot.pause()
+        assert isinstance(stage.screen, JobScreen)
+
+    stage.run(play)
+
+
+def test_other_keys() -> None:
+    stage = Stage()
+    stage.app = HpcnetApp(stage.app.session, keys={"bytes": "z", "quit": "x,ctrl+x"}, paced=False)
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("b")
+        assert not stage.app.session.view.bytes
+        await pilot.press("z")
+        assert stage.app.session.view.bytes
+        await pilot.pause()
+        assert "p c z unit" in "\n".join(stage.text()[-2:])
+        assert ("z", "Bits, or bytes") in stage.app.all_keys()
+
+    stage.run(play)
+
+
+def test_command_palette() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("ctrl+p")
+        await pilot.pause(0.2)
+        await pilot.press(*"counters")
+        await pilot.pause(0.5)
+        await pilot.press("enter")
+        await pilot.pause(0.2)
+        assert stage.app.session.view.total
+
+    stage.run(play)
