@@ -19,19 +19,22 @@ from hpcnet.kernel import attachment, netns
 from hpcnet.model import Endpoint, Plan
 
 
-def plan_here(job_id: int, site: Site) -> Plan:
-    """The plan of a job that has a network on this node. Raises UserError when it has none, or none any more."""
+def plan_here(job_id: int, site: Site, with_peers: bool = False) -> Plan:
+    """The plan of a job that has a network on this node. Raises UserError when it has none, or none any more.
+
+    Without peers unless asked: a container's start wants this node's endpoints several times.
+    """
     entry = journal.read(job_id)
     if entry is None or not journal.published(job_id):
         raise UserError(f"job {job_id} has no network on this node; hpcnet check lists the jobs that have one")
-    return lifecycle.plan_of(entry, site)
+    return lifecycle.plan_of(entry, site, with_peers)
 
 
 @contextlib.contextmanager
-def _job(job_id: int, site: Site) -> Iterator[Plan]:
+def _job(job_id: int, site: Site, with_peers: bool = False) -> Iterator[Plan]:
     """The job's plan, with its removal kept waiting until the block ends."""
     with journal.locked(job_id, journal.ATTACHMENTS):
-        yield plan_here(job_id, site)
+        yield plan_here(job_id, site, with_peers)
 
 
 def take(job_id: int, wanted: IPv4Address | None, owner: str, site: Site) -> Endpoint:
@@ -62,7 +65,7 @@ def give_back(job_id: int, address: IPv4Address, site: Site) -> None:
     entry = journal.read(job_id)
     if entry is None:
         return
-    for endpoint in lifecycle.plan_of(entry, site).own[1:]:
+    for endpoint in lifecycle.plan_of(entry, site, with_peers=False).own[1:]:
         if endpoint.ipv4 == address:
             slots.release(job_id, endpoint.slot)
 
@@ -88,7 +91,7 @@ def attach(job_id: int, target: str, wanted: IPv4Address | None, site: Site) -> 
         endpoint = take(job_id, wanted, f"namespace {identity}", site)
         name = names.handover(identity)
         try:
-            with _job(job_id, site) as plan:
+            with _job(job_id, site, with_peers=True) as plan:
                 attachment.make(plan, endpoint, name, namespace)
                 try:
                     return attachment.bring_up(plan, endpoint, name, namespace), endpoint, plan

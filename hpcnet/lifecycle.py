@@ -69,8 +69,8 @@ def intent(job: Job, site: Site) -> Entry:
     )
 
 
-def plan_of(entry: Entry, site: Site) -> Plan:
-    """The plan that a journal's intent stands for."""
+def plan_of(entry: Entry, site: Site, with_peers: bool = True) -> Plan:
+    """The plan that a journal's intent stands for; ``with_peers``: as :func:`hpcnet.plan.plan`."""
     found, lease = _lease(entry)
     return plan(
         lease,
@@ -85,6 +85,7 @@ def plan_of(entry: Entry, site: Site) -> Plan:
         uplink_ipoib=entry.uplink_ipoib,
         uplink_pkey=entry.uplink_pkey,
         asked_mtu=None if site.fabric.mtu else found.request.mtu,
+        with_peers=with_peers,
     )
 
 

@@ -64,19 +64,21 @@ def plan(
     uplink_ipoib: str = "",
     uplink_pkey: str = "",
     asked_mtu: int | None = None,
+    with_peers: bool = True,
 ) -> Plan:
     """What ``node`` builds for a job over ``nodes`` (Slurm's order, which gives the ranks).
 
     ``underlays`` holds every node's address on the fabric, ``uplink_mtu`` (bytes) what this node's fabric
     interface carries; ``uplink_ipoib`` (datagram or connected) and ``uplink_pkey`` are empty when that is no
     IPoIB interface. ``asked_mtu`` is the user's own, so that a too large one is blamed on the user.
+    ``with_peers=False`` leaves ``peers`` empty, which takes most of the time for a large job.
     Raises SiteError, NodeError or UserError.
     """
     if node not in nodes:
         raise SiteError(f"node {node} is not among the job's nodes")
     size = len(nodes)
-    everyone = [endpoints_of(lease, name, rank, size, underlays[name]) for rank, name in enumerate(nodes)]
     rank = list(nodes).index(node)
+    others = [(other, name) for other, name in enumerate(nodes) if other != rank] if with_peers else []
     ipoib, pkey = _child(lease, node, uplink, uplink_ipoib, uplink_pkey)
     largest = _largest_mtu(lease, ipoib, uplink_ipoib, uplink_mtu)
     return Plan(
@@ -89,8 +91,10 @@ def plan(
         lease=lease,
         uplink=uplink,
         mtu=_mtu(lease, node, uplink, uplink_mtu, largest, asked_mtu),
-        own=everyone[rank],
-        peers=tuple(endpoint for other, theirs in enumerate(everyone) if other != rank for endpoint in theirs),
+        own=endpoints_of(lease, node, rank, size, underlays[node]),
+        peers=tuple(
+            endpoint for other, name in others for endpoint in endpoints_of(lease, name, other, size, underlays[name])
+        ),
         ipoib=ipoib,
         pkey=pkey,
     )

@@ -94,7 +94,7 @@ class Driver:
         entry = journal.read(job_id)
         if entry is None:
             raise UserError(f"job {job_id} has no network on this node")
-        plan = lifecycle.plan_of(entry, self._site())
+        plan = lifecycle.plan_of(entry, self._site(), with_peers=False)
         if request.get("V6") or IPv4Network(str(request["Pool"])) != plan.lease.ipv4:
             raise UserError(f"the subnet of job {job_id} is {plan.lease.ipv4}")
         own = IPv4Interface((plan.tasks.ipv4, plan.lease.ipv4.prefixlen))
@@ -105,8 +105,8 @@ class Driver:
         job_id = _job_of_pool(str(request["PoolID"]))
         wanted = IPv4Address(str(request["Address"])) if request.get("Address") else None
         endpoint = attachment.take(job_id, wanted, _OWNER, self._site())
-        entry = attachment.plan_here(job_id, self._site())
-        return {"Address": str(IPv4Interface((endpoint.ipv4, entry.lease.ipv4.prefixlen))), "Data": {}}
+        plan = attachment.plan_here(job_id, self._site())
+        return {"Address": str(IPv4Interface((endpoint.ipv4, plan.lease.ipv4.prefixlen))), "Data": {}}
 
     def _release_address(self, request: Request) -> Response:
         job_id = _job_of_pool(str(request["PoolID"]))
