@@ -93,7 +93,9 @@ def plan(
         mtu=_mtu(lease, node, uplink, uplink_mtu, largest, asked_mtu),
         own=endpoints_of(lease, node, rank, size, underlays[node]),
         peers=tuple(
-            endpoint for other, name in others for endpoint in endpoints_of(lease, name, other, size, underlays[name])
+            endpoint
+            for other, name in others
+            for endpoint in endpoints_of(lease, name, other, size, underlays[name])
         ),
         ipoib=ipoib,
         pkey=pkey,
