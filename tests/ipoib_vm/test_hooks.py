@@ -163,6 +163,29 @@ def test_a_child_that_came_back_is_not_in_the_next_jobs_way(node: Machine) -> No
     assert node.hpcnet("check", "18").stdout.splitlines() == ["job 18: ok"]
 
 
+def test_containers_have_children_of_their_own(node: Machine) -> None:
+    """Attached by hand, as by the Docker driver: an IPoIB child each, which goes with the job."""
+    lease = lease_of(endpoints=2)
+    environment = job_environment(lease, "n1")
+    built([node], environment)
+    for name in ("c1", "c2"):
+        node.run("ip", "netns", "add", name)
+        done = node.hpcnet("attach", "17", f"/run/netns/{name}")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("hpc0 10.192.0.") and f"known as n1-{name[1]}, MTU 4092" in done.stdout
+        shown = node.run("ip", "-n", name, "-d", "-o", "link", "show", "hpc0").stdout
+        assert "ipoib pkey 0x8001 mode datagram" in shown and " mtu 4092 " in shown
+    second = node.run("ip", "-n", "c2", "-o", "-4", "addr", "show", "hpc0").stdout.split()[3].partition("/")[0]
+    for target in (second, str(lease.ipv4[1]), str(lease.ipv6[1])):
+        node.run("ip", "netns", "exec", "c1", "ping", "-c1", "-W10", "-q", target)
+    assert "hpc0" not in sh("ip -o link")
+    node.run("ip", "netns", "del", "c2")
+    wait_for(lambda: "hpc0" in sh("ip -o link"), "this kernel does not give the child back", 60)
+    removed([node], environment)
+    assert "hpc0" not in sh("ip -o link") + node.run("ip", "-n", "c1", "-o", "link").stdout
+    node.run("ip", "netns", "del", "c1")
+
+
 def test_connected_mode(node: Machine) -> None:
     built([node], job_environment(lease_of(ipoib="connected"), "n1"))
     inside = " ".join(node.lines("ip -d -o link show hpc0", 17))
