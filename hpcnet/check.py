@@ -5,9 +5,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcnet import journal, lifecycle
+from hpcnet import journal, lifecycle, names
 from hpcnet.config import Site
+from hpcnet.errors import NodeError
 from hpcnet.kernel import netns, observe, probe
+from hpcnet.model import Plan
+from hpcnet.runtimes import docker
+from hpcnet.runtimes.engine import Engine
 
 PROBED = 1000
 """Most peers that get a full-size packet, so that a check stays short on a large job."""
@@ -48,7 +52,19 @@ def check(job_id: int, site: Site) -> Report:
         peers = {peer.ipv4: peer.node for peer in plan.peers if peer.slot == 0}
         asked = list(peers)[:PROBED]
         silent = [peers[address] for address in probe.silent(job_id, asked, plan.mtu)]
-    return Report(job_id, tuple(sorted(wanted - found)), tuple(sorted(found - wanted)), tuple(silent))
+    missing, problem = sorted(wanted - found), ""
+    try:
+        missing += _docker_missing(plan, site)
+    except NodeError as error:
+        problem = str(error)
+    return Report(job_id, tuple(missing), tuple(sorted(found - wanted)), tuple(silent), problem)
+
+
+def _docker_missing(plan: Plan, site: Site) -> list[str]:
+    """The Docker network of a job that has docker=yes, if dockerd lacks it. Raises NodeError: it does not say."""
+    if not plan.lease.docker or plan.job_id in docker.by_job(Engine(site.docker.socket, site.docker.deadline)):
+        return []
+    return [f"Docker network {names.docker_network(plan.job_id)}"]
 
 
 def jobs() -> list[int]:

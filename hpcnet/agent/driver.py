@@ -14,6 +14,7 @@ Source: libnetwork docs/remote.md and docs/ipam.md; drivers/remote/driver.go and
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
@@ -29,6 +30,7 @@ _GENERIC = "com.docker.network.generic"
 _GATEWAY = "com.docker.network.gateway"
 _PORTS = "com.docker.network.portmap"
 _OWNER = "docker"
+_JOB_ID = re.compile("[1-9][0-9]{0,9}")
 
 Request = Mapping[str, Any]
 Response = dict[str, Any]
@@ -64,15 +66,15 @@ class Driver:
     def answer(self, method: str, request: Request) -> Response:
         """The response to one request; ``{"Err": ...}``, which Docker shows to its user, when it cannot be met."""
         if method not in self._answers:
-            return {"Err": f"hpcnet has no {method}"}
+            return _refusal(f"hpcnet has no {method}")
         try:
             return self._answers[method](request)
         except HpcnetError as error:
-            return {"Err": str(error)}
+            return _refusal(str(error))
         except OSError as error:
-            return {"Err": f"the kernel refused: {error.strerror or error}"}
-        except (KeyError, TypeError, ValueError) as error:
-            return {"Err": f"not a request that hpcnet understands: {type(error).__name__}: {error}"}
+            return _refusal(f"the kernel refused: {error.strerror or error}")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return _refusal(f"not a request that hpcnet understands: {type(error).__name__}: {error}")
 
     @staticmethod
     def _nothing(request: Request) -> Response:
@@ -145,9 +147,13 @@ class Driver:
         return {}
 
 
+def _refusal(reason: str) -> Response:
+    return {"Err": " ".join(reason.split())}
+
+
 def _job_option(options: Any) -> int:
     text = str((options or {}).get("job", ""))
-    if not text.isascii() or not text.isdecimal():
+    if not _JOB_ID.fullmatch(text):
         raise UserError("hpcnet's Docker networks are made by a job that asks for it: --network=ib,docker=yes")
     return int(text)
 
@@ -157,13 +163,16 @@ def _pool_id(job_id: int) -> str:
 
 
 def _job_of_pool(pool: str) -> int:
-    return int(pool.partition("/")[2])
+    text = pool.partition("/")[2]
+    if not _JOB_ID.fullmatch(text):
+        raise ValueError(f"pool {pool!r}")
+    return int(text)
 
 
 def _job_of_network(request: Request) -> int:
     identity = str(request["NetworkID"])
     for job_id in journal.jobs():
-        if journal.docker(job_id) == identity:
+        if identity and journal.docker(job_id) == identity:
             return job_id
     raise UserError("the job of this Docker network has ended")
 

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import socketserver
+import sys
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -52,6 +53,10 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """One line: dockerd hung up before it had its answer, or a fault of ours, which it then asks again."""
+        print(f"hpcnet agent: a request was not answered: {sys.exc_info()[1]!r}", file=sys.stderr, flush=True)
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -61,29 +66,35 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             request = json.loads(self._body() or b"{}")
             document = self.server.answer(self.path, request if isinstance(request, dict) else {})
-        except ValueError:
-            document = {"Err": "the request is no JSON"}
+        except (ValueError, RecursionError) as error:
+            self.close_connection = True  # what is left of it would be taken for the next request
+            document = {"Err": f"not a request: {error}"}
         # dockerd reads Err from a response of 200 only for IPAM, from one of 500 for both
         body = json.dumps(document).encode()
         self.send_response(500 if "Err" in document else 200)
         self.send_header("Content-Type", _TYPE)
         self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
     def _body(self) -> bytes:
+        """Raises ValueError for a body of no length, or of too great a one."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(min(int(self.headers.get("Content-Length") or 0), _LARGEST))
-        parts, size = [], 0
-        while size < _LARGEST:
-            length = int(self.rfile.readline(32), 16)
-            part = self.rfile.read(length)
+            return self._part(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while True:
+            part = self._part(int(self.rfile.readline(32), 16), len(body))
             self.rfile.readline(2)
-            if not length:
-                break
-            parts.append(part)
-            size += length
-        return b"".join(parts)
+            if not part:
+                return body
+            body += part
+
+    def _part(self, length: int, before: int = 0) -> bytes:
+        if not 0 <= length <= _LARGEST - before:
+            raise ValueError(f"it has 0 to {_LARGEST} bytes")
+        return self.rfile.read(length)
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Quiet: what fails is told to dockerd, which logs it."""

@@ -19,8 +19,8 @@ def make(plan: Plan, endpoint: Endpoint, name: str, namespace: int) -> Link:
 
     Raises NodeError, OSError; nothing is left then.
     """
+    _create(plan, endpoint, name, namespace)  # outside: what has the name already is not ours to remove
     try:
-        _create(plan, endpoint, name, namespace)
         with netns.inside_fd(namespace), rtnl.Rtnl() as there:
             made = interior.existing(there, name)
             interior.set_alias(there, plan, made.index)

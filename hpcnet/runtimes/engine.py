@@ -12,6 +12,7 @@ Source: Docker Engine API, https://docs.docker.com/reference/api/engine/.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import Any
 from urllib.parse import quote
 
 from hpcnet.errors import NodeError
+
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})\b")
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,9 @@ class Answer:
 
     @property
     def message(self) -> str:
-        """The daemon's own words of a refusal."""
-        return str(self.body["message"] if isinstance(self.body, dict) and "message" in self.body else self.status)
+        """The daemon's own words of a refusal, on one line."""
+        found = self.body["message"] if isinstance(self.body, dict) and "message" in self.body else self.status
+        return " ".join(str(found).split())
 
 
 class Engine:
@@ -93,11 +97,11 @@ def _text(value: object) -> str:
 def _parsed(response: bytes) -> Answer:
     """Raises ValueError when this is no HTTP response."""
     head, _, body = response.partition(b"\r\n\r\n")
-    version, _, rest = head.partition(b" ")
-    if not version.startswith(b"HTTP/1."):
+    status = _STATUS.match(head)
+    if status is None:
         raise ValueError("the answer is no HTTP")
     try:
         document = json.loads(body) if body.strip() else None
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
-    return Answer(int(rest[:3]), document)
+    return Answer(int(status[1]), document)

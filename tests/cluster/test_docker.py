@@ -327,6 +327,16 @@ def test_a_dockerd_that_hangs_holds_no_epilog_up(docker: Docker, mode: str) -> N
     assert docker.containers("n1", "-f", "status=running") == set()
 
 
+def test_a_docker_network_removed_behind_our_back_is_missing(docker: Docker) -> None:
+    job = docker.cluster.hold("--network=ib,docker=yes", "-wn[1-2]")
+    docker.cluster.root("n1", "docker", "network", "rm", f"hpcnet-{job}")
+    found = docker.cluster.run("hpcnet", "check", user="root", on="n1", check=False)
+    assert (found.returncode, found.stdout) == (1, f"job {job}: differs\n  missing  Docker network hpcnet-{job}\n")
+    docker.cluster.root("ctl", "scancel", str(job))
+    docker.cluster.finished(job)
+    assert docker.cluster.node_states()["n1"] == "idle"
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_attach_by_hand(docker: Docker, mode: str) -> None:
     cluster = docker.cluster
