@@ -171,7 +171,7 @@ def test_steps_at_once_in_jobs_of_two_users_at_once(cluster: Cluster) -> None:
         build(cluster, user)
         jobs[user] = cluster.sbatch(script, "--network=ib", "-N3", user=user)
     for user, job in jobs.items():
-        assert cluster.finished(job) == "COMPLETED", cluster.output(job, user=user)
+        assert cluster.finished(job, 120) == "COMPLETED", cluster.output(job, user=user)
         assert results(cluster.output(job, user=user)) == sorted(3 * _RANKS)
     assert_nothing_is_left(cluster)
 

@@ -52,7 +52,7 @@ count() { srun --overlap -N3 -l cat /sys/class/net/$1/statistics/tx_bytes | sort
 
 def compiled(cluster: Cluster, compiler: str) -> None:
     """Compile the ping-pong into alice's home directory."""
-    cluster.run("sh", "-c", "cd; cat > pingpong.c", stdin=PINGPONG)
+    cluster.run("sh", "-c", "cd; rm -f pingpong.c; cat > pingpong.c", stdin=PINGPONG)
     cluster.run("sh", "-c", f"cd; {compiler} -O2 -o pingpong pingpong.c")
 
 

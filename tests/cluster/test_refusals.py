@@ -119,8 +119,7 @@ def test_a_node_whose_uplink_is_down_drains_and_the_job_goes_elsewhere(broken_no
     eventually("n2 drains", lambda: "drain" in cluster.node_states()["n2"])
     assert "uplink ib0 is down on n2; bring it up (ip link set ib0 up)" in cluster.log("n2")
     assert f"hpcnet-{job}" not in cluster.root("n2", "ip", "netns")
-    # held and requeued by Slurm, not lost
-    assert cluster.state_of(job) == "PENDING"
+    eventually("Slurm has it requeued, held and not lost", lambda: cluster.state_of(job) == "PENDING")
     cluster.run("scancel", str(job))
     assert cluster.srun("-N2", "--network=ib", "hostname") and cluster.node_states()["n1"] != "drained"
 

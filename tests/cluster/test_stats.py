@@ -153,7 +153,7 @@ def test_alice_does_not_see_bobs_counters_and_root_does(cluster: Cluster) -> Non
 
 
 def test_root_reads_on_the_node_itself(cluster: Cluster) -> None:
-    job = cluster.hold("--network=ib,join=none", "-N1", "-w", "n1")
+    job = cluster.hold("--network=ib,join=none,egress=none", "-N1", "-w", "n1")
     frame = cluster.root("n1", "hpcnet", "sample", "all", "1")
     document = json.loads("".join(part.split(" ", 4)[4] for part in frame.splitlines()))
     assert [each["device"] for each in document["interfaces"]] == ["hpc0", "hpcvx"]
