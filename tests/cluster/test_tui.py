@@ -52,4 +52,5 @@ def test_a_job_is_watched_from_its_begin_to_its_end(cluster: Cluster, tmp_path: 
     finally:
         terminal.close()
     cluster.finished(job)
-    eventually("no step and no sampler is left", lambda: not steps(cluster, job) and not samplers(cluster), 90)
+    own = f"hpcnet sample {job}"
+    eventually("no step and no sampler is left", lambda: not steps(cluster, job) and own not in samplers(cluster))
