@@ -70,14 +70,13 @@ def give_back(job_id: int, address: IPv4Address, site: Site) -> None:
             slots.release(job_id, endpoint.slot)
 
 
-def make(job_id: int, slot: int, name: str, namespace: int, site: Site) -> Plan:
+def make(job_id: int, slot: int, name: str, namespace: int, site: Site) -> None:
     """The interface for a taken slot in ``namespace``, down, for somebody else to configure.
 
     Raises UserError, NodeError, OSError; nothing is left then.
     """
     with _job(job_id, site) as plan:
         attachment.make(plan, plan.own[slot], name, namespace)
-        return plan
 
 
 def attach(job_id: int, target: str, wanted: IPv4Address | None, site: Site) -> tuple[str, Endpoint, Plan]:
@@ -105,38 +104,41 @@ def attach(job_id: int, target: str, wanted: IPv4Address | None, site: Site) -> 
             raise
 
 
-def detach(job_id: int, target: str) -> list[str]:
-    """Take the job's interfaces out of that namespace; returns their names. Raises UserError: there are none."""
+def detach(job_id: int, target: str, site: Site) -> list[str]:
+    """Take what was attached by hand out of that namespace; returns the interfaces' names.
+
+    Raises UserError when nothing was, also for an interface that Docker gave its container.
+    """
+    plan_here(job_id, site)
     with _foreign(job_id, target) as namespace:
-        found = [link.name for link in attachment.of_job(job_id, namespace)]
-        if not found:
+        owner = f"namespace {netns.identity(namespace)[1]}"
+        own = [slot for slot, who in slots.taken(job_id).items() if who == owner]
+        if not own:
             raise UserError(f"nothing of job {job_id} is attached there")
+        found = [link.name for link in attachment.of_job(job_id, namespace)]
         for name in found:
             attachment.remove(name, namespace)
-        owner = f"namespace {netns.identity(namespace)[1]}"
-        for slot, who in slots.taken(job_id).items():
-            if who == owner:
-                slots.release(job_id, slot)
+        for slot in own:
+            slots.release(job_id, slot)
         return found
 
 
 @contextlib.contextmanager
 def _foreign(job_id: int, target: str) -> Iterator[int]:
     """The namespace of a container: neither the node's own nor the job's."""
-    try:
-        with netns.opened(target) as namespace:
-            if not netns.is_network(namespace):
-                raise UserError(f"{target} is not a network namespace")
-            with netns.own() as own:
-                if netns.identity(namespace) == netns.identity(own):
-                    raise UserError(f"{target} is in the node's own network, which gets no interface of a job")
-            with netns.inside(job_id) as job:
-                inside = netns.identity(namespace) == netns.identity(job)
-            if inside:
+    with contextlib.ExitStack() as stack:
+        try:
+            namespace = stack.enter_context(netns.opened(target))
+        except OSError as error:
+            raise UserError(f"{target}: {error.strerror}") from None
+        if not netns.is_network(namespace):
+            raise UserError(f"{target} is not a network namespace")
+        with netns.own() as own, netns.opened(names.netns_path(job_id)) as job:
+            if netns.identity(namespace) == netns.identity(own):
+                raise UserError(f"{target} is in the node's own network, which gets no interface of a job")
+            if netns.identity(namespace) == netns.identity(job):
                 raise UserError(f"{target} is in the network of job {job_id} already, as its tasks are")
-            yield namespace
-    except OSError as error:
-        raise UserError(f"{target}: {error.strerror}") from None
+        yield namespace
 
 
 def describe(endpoint: Endpoint, plan: Plan) -> str:

@@ -262,22 +262,24 @@ def _remove(job_id: int, site: Site, ask_docker: bool = False) -> list[str]:
         journal.erase(job_id)
         return [f"namespace {names.netns(job_id)} holds {', '.join(foreign)}, which hpcnet did not make; it stays"]
     complaints = []
+    lease = _readable_lease(entry)
     vni = _held_vni(job_id, entry)
     interior.remove_devices(job_id, attached=vni is None and bool(slots.taken(job_id)))
     netns.delete(job_id)
-    if ask_docker or journal.docker(job_id) or _asks_for_docker(entry):
-        complaints += _remove_docker(job_id, site)
     try:
         if vni is not None:
             packet_filter.expel(vni, entry.vteps if entry and entry.vni == vni else None)
     except NodeError as error:
         complaints.append(f"packets of VNI {vni} are still let in, to no device: {error}")
     try:
-        if entry is None or _lease(entry)[1].egress == "host":
+        if lease is None or lease.egress == "host":
             with journal.locked(journal.NODE):
                 translation.expel(job_id)
     except NodeError as error:
         complaints.append(f"the filter still knows the link {names.egress_link(job_id)}, which is gone: {error}")
+    # Last, since dockerd may hang; also where it made the network after its Prolog had given up waiting.
+    if ask_docker or journal.docker(job_id) or (lease and lease.docker):
+        complaints += _remove_docker(job_id, site)
     journal.erase(job_id)
     return complaints
 
@@ -290,11 +292,11 @@ def _held_vni(job_id: int, entry: Entry | None) -> int | None:
     return vni
 
 
-def _asks_for_docker(entry: Entry | None) -> bool:
-    """So that a network that dockerd made after its Prolog had given up waiting goes too."""
+def _readable_lease(entry: Entry | None) -> Lease | None:
+    """None also of another version's: what that built is removed from what the kernel holds."""
     with contextlib.suppress(HpcnetError):
-        return entry is not None and _lease(entry)[1].docker
-    return False
+        return _lease(entry)[1] if entry else None
+    return None
 
 
 def _remove_docker(job_id: int, site: Site) -> list[str]:
@@ -325,7 +327,8 @@ def load_filter(site: Site) -> None:
         if entry and entry.boot_id == boot_id():
             if entry.vni:
                 packet_filter.admit(site.fabric.uplink, site.pool.vni, entry.vni, entry.vteps)
-            _admit_out(plan_of(entry, site), site)
+            with contextlib.suppress(HpcnetError):  # one that this version cannot read keeps none from the others
+                _admit_out(plan_of(entry, site), site)
 
 
 def boot_id() -> str:

@@ -76,7 +76,8 @@ def run_attach(arguments: argparse.Namespace) -> int:
 def run_detach(arguments: argparse.Namespace) -> int:
     """Print the interfaces that are gone."""
     as_root("detach")
-    gone = attachment.detach(arguments.job, _namespace(arguments.container, config.load(arguments.config)))
+    site = config.load(arguments.config)
+    gone = attachment.detach(arguments.job, _namespace(arguments.container, site), site)
     if arguments.json:
         print_json({"removed": gone})
     else:

@@ -150,6 +150,9 @@ def test_what_a_container_has(docker: Docker) -> None:
     for address, prefix in ((planned[0], lease["ipv4"].partition("/")[2]), (planned[2], "64")):
         assert f" {address}/{prefix} " in shown
     assert "default" not in docker("n2", "exec", "c1", "ip", "route").stdout
+    dockers = docker.cluster.run("hpcnet", "detach", str(job), "c1", user="root", on="n2", check=False)
+    assert dockers.returncode == 2 and f"nothing of job {job} is attached there" in dockers.stderr
+    assert docker.reaches("n2", "c1", "n1")
     [network] = json.loads(docker("n2", "network", "inspect", f"hpcnet-{job}").stdout)
     assert network["Labels"]["hpcnet.job"] == str(job)
     assert network["Labels"]["hpcnet.serial"] == str(lease["serial"])
@@ -361,6 +364,8 @@ def test_attach_by_hand(docker: Docker, mode: str) -> None:
         assert not docker.reaches("n1", "plain", target)
         again = cluster.run("hpcnet", "detach", str(job), "plain", user="root", on="n1", check=False)
         assert again.returncode == 2 and f"nothing of job {job} is attached there" in again.stderr
+        unknown = cluster.run("hpcnet", "detach", "4000000", "plain", user="root", on="n1", check=False)
+        assert unknown.returncode == 2 and "job 4000000 has no network on this node" in unknown.stderr
         cluster.root("n1", "hpcnet", "attach", str(job), docker.process("n1", "plain"))
         cluster.root("ctl", "scancel", str(job))
         cluster.finished(job)

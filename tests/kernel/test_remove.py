@@ -66,6 +66,17 @@ def test_epilog_works_from_what_the_kernel_holds_when_the_journal_is(
     assert hosts[0].state() == pristine[0]
 
 
+def test_epilog_removes_what_another_version_built(hosts: list[Host], pristine: list[dict[str, str]]) -> None:
+    """All but the account of what was moved, which needs the lease."""
+    built(hosts[:1], ENVIRONMENT)
+    hosts[0].run("sh", "-c", f"sed -i s/v=1,/v=9,/ {JOURNAL}; grep -q v=9, {JOURNAL}")
+    assert hosts[0].hpcnet("filter", "load").returncode == 0
+    code, errors = ended(hosts[0].start_hook("epilog", BARE))
+    assert code == 0, errors
+    assert "no account of what it moved" in errors and len(errors.splitlines()) == 2
+    assert hosts[0].state() == pristine[0]
+
+
 @pytest.mark.parametrize(
     "gone",
     [
