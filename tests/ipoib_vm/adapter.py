@@ -47,9 +47,9 @@ class Adapter:
 
 
 def carrier(interface: str, namespace: str = "") -> bool:
-    """Whether an interface has joined its broadcast group."""
+    """Whether an interface has joined its broadcast group; the kernel takes a second to say that it has none."""
     inside = f"-n {namespace} " if namespace else ""
-    return "LOWER_UP" in sh(f"ip {inside}-o link show {interface}")
+    return " state UP " in sh(f"ip {inside}-o link show {interface}")
 
 
 def wait_for_carrier(interface: str, namespace: str = "", there: bool = True) -> None:

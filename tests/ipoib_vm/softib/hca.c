@@ -147,6 +147,8 @@ static ssize_t port_store(struct device *device, struct device_attribute *attr, 
 	if (state == ARRAY_SIZE(port_words))
 		return -EINVAL;
 	mutex_lock(&softib_lock);
+	if (state == IB_PORT_DOWN && hca->state != IB_PORT_DOWN)
+		hca->count.link_downed++;
 	WRITE_ONCE(hca->state, state);
 	mutex_unlock(&softib_lock);
 	tell(hca, state == IB_PORT_ACTIVE ? IB_EVENT_PORT_ACTIVE : IB_EVENT_PORT_ERR);

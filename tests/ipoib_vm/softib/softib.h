@@ -38,9 +38,10 @@ struct softib_hca {
 	enum ib_port_state state;
 	bool sm;		/* whether the subnet manager answers this port */
 	u16 pkeys[SOFTIB_PKEYS];
-	struct {		/* written by the switch only; data in words of 4 bytes */
+	struct {		/* data in words of 4 bytes */
 		u64 xmit_data, rcv_data, xmit_packets, rcv_packets;
 		u64 multicast_xmit_packets, multicast_rcv_packets;
+		u64 link_downed;
 	} count;
 };
 

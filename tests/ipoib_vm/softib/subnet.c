@@ -124,6 +124,7 @@ static void counters(const struct softib_hca *hca, struct ib_pma_portcounters *o
 	out->port_rcv_data = clamped(hca->count.rcv_data);
 	out->port_xmit_packets = clamped(hca->count.xmit_packets);
 	out->port_rcv_packets = clamped(hca->count.rcv_packets);
+	out->link_downed_counter = min_t(u64, hca->count.link_downed, U8_MAX);
 }
 
 static void counters_ext(const struct softib_hca *hca, struct ib_pma_portcounters_ext *out)

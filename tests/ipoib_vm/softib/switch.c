@@ -21,7 +21,7 @@ static u8 *wire; /* room for a GRH, then the message on its way */
 int softib_switch_start(void)
 {
 	wire = kvzalloc(SOFTIB_GRH + SOFTIB_MAX_MESSAGE, GFP_KERNEL);
-	queue = alloc_ordered_workqueue("softib", 0);
+	queue = alloc_ordered_workqueue("softib", WQ_MEM_RECLAIM);
 	return wire && queue ? 0 : -ENOMEM;
 }
 

@@ -1,7 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Queue pairs, completion queues and the work requests between them. */
 #include <linux/slab.h>
+#include <linux/version.h>
 #include "softib.h"
+
+/* What comes from user space, which never asks here. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 11, 0)
+#define CQ_USER_DATA struct uverbs_attr_bundle
+#else
+#define CQ_USER_DATA struct ib_udata
+#endif
 
 static atomic_t last_qpn = ATOMIC_INIT(0x100);
 
@@ -15,7 +23,7 @@ static void drop_all(struct list_head *wqes)
 
 /* Completion queues: lists of finished work requests. */
 
-static int create_cq(struct ib_cq *ib, const struct ib_cq_init_attr *attr, struct ib_udata *udata)
+static int create_cq(struct ib_cq *ib, const struct ib_cq_init_attr *attr, CQ_USER_DATA *udata)
 {
 	struct softib_cq *cq = to_cq(ib);
 

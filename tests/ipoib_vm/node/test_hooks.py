@@ -36,43 +36,70 @@ echo '172.31.0.1 n1-ib' >>/etc/hosts; ip netns add first; ip netns del first
 echo ready; exec sleep infinity
 """
 
+_MAKE_MACVLAN = """
+from dataclasses import replace
+from hpcnet.errors import NodeError
+from hpcnet.kernel import child
+from tests.kernel.hosts import plan_of
+from tests.kernel.test_direct import direct_lease
+try:
+    child.make_device(replace(plan_of(direct_lease(), 1), uplink="ib5"))
+except NodeError as error:
+    print(error)
+"""
+
 
 class Machine(Host):
     """n1: files of its own, and the VM's own network."""
 
     def __init__(self) -> None:
-        self.name, self.used = "n1", False
+        self.name, self.used, self._namespaces = "n1", False, ["--mount"]
+        self.seen: dict[str, str] = {}  # its state after the last test
         self._holder = subprocess.Popen(
             ["unshare", "--mount", "sh", "-ec", _SETUP], stdout=subprocess.PIPE, text=True
         )
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == "ready\n"
+        self.pid = self._holder.pid
+
+    def configure(self, text: str = "", deadline: int = 240) -> None:
+        """As of any host, with time for an emulated processor."""
+        super().configure(text, deadline)
 
     def prolog(self, lease: Lease, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run Prolog of job 17."""
         return self.hook("prolog", job_environment(lease, "n1", **more))
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
+@contextmanager
+def booted(site: str) -> Iterator[Machine]:
+    """The machine with ib5 up as its uplink, and this hpcnet.toml."""
     made = Machine()
-    sh("ip addr add 172.31.0.1/16 dev ib5; ip link set ib5 up")
+    # No link-local address, which would come a moment later than the tests compare what the node has.
+    sh("ip link set ib5 addrgenmode none; ip addr add 172.31.0.1/16 dev ib5; ip link set ib5 up")
     wait_for_carrier("ib5")
-    made.configure(SITE.format(uplink="ib5"))
+    made.configure(site)
     assert made.hpcnet("filter", "load").returncode == 0
     yield made
     made.close()
-    sh("nft flush ruleset; ip addr flush dev ib5; ip link set ib5 down")
+    sh("nft flush ruleset; ip addr flush dev ib5; ip link set ib5 down addrgenmode eui64")
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    with booted(SITE.format(uplink="ib5")) as made:
+        yield made
 
 
 @pytest.fixture
 def node(machine: Machine) -> Iterator[Machine]:
     """The node; after the test an Epilog must leave it exactly as it was."""
-    before = machine.state()
+    before = machine.seen or machine.state()
     yield machine
     for job in machine.jobs():
         removed([machine], {"SLURM_JOB_ID": str(job), "SLURM_JOB_UID": "0"})
-    assert machine.state() == before
+    machine.seen = machine.state()
+    assert machine.seen == before
 
 
 def lease_of(index: int = 0, **changes: Any) -> Lease:
@@ -146,13 +173,17 @@ def test_two_jobs_of_one_partition_have_addresses_of_their_own(node: Machine) ->
     assert node.run("dmesg").stdout.count("duplicate address 'fe80") == duplicates
 
 
-def test_a_child_of_a_killed_namespace_comes_back_and_epilog_finds_it(node: Machine) -> None:
-    environment = job_environment(lease_of(), "n1")
-    built([node], environment)
-    node.run("ip", "netns", "del", "hpcnet-17")
-    wait_for(lambda: "hpc0" in sh("ip -o link"), "this kernel does not give the child back", 60)
-    removed([node], environment)
-    assert "hpc0" not in sh("ip -o link")
+def test_children_of_killed_namespaces_come_back_and_each_epilog_finds_its_own(node: Machine) -> None:
+    """One keeps its name, which the other cannot have."""
+    environments = {job: job_environment(lease_of(job - 17), "n1", job) for job in (17, 18)}
+    for environment in environments.values():
+        built([node], environment)
+    for job in environments:
+        node.run("ip", "netns", "del", f"hpcnet-{job}")
+    wait_for(lambda: sh("ip -o link").count("@ib5: ") == 2, "this kernel does not give the children back", 60)
+    for left, environment in zip((1, 0), environments.values()):
+        removed([node], environment)
+        assert sh("ip -o link").count("@ib5: ") == left
 
 
 def test_a_child_that_came_back_is_not_in_the_next_jobs_way(node: Machine) -> None:
@@ -215,9 +246,27 @@ def test_a_port_that_is_down(node: Machine, state: str) -> None:
         stack.callback(wait_for_carrier, "ib5")
         stack.enter_context(UPLINK.with_control("port", state))
         wait_for_carrier("ib5", there=False)
-        assert "uplink ib5 has no carrier on n1; check its cable, port and subnet manager" in complaint(
-            node, lease_of()
-        )
+        says = f"port softib5/1 of uplink ib5 on n1 is {state.upper()}, not ACTIVE; check its cable and the subnet"
+        assert says in complaint(node, lease_of())
+
+
+def test_no_carrier_though_the_port_is_active(node: Machine) -> None:
+    with ExitStack() as stack:
+        stack.callback(wait_for_carrier, "ib5")
+        stack.enter_context(UPLINK.with_control("sm", "off"))
+        sh("ip link set ib5 down; ip link set ib5 up")
+        says = "uplink ib5 has no carrier on n1 though port softib5/1 is ACTIVE: it could not join its partition's"
+        assert says in complaint(node, lease_of())
+
+
+def test_a_macvlan_child(node: Machine) -> None:
+    """Only a plan for Ethernet has one; here the uplink is none, which the kernel says in two words."""
+    node.run("ip", "netns", "add", "hpcnet-17")
+    try:
+        says = "a macvlan child of ib5: Invalid argument; an IPoIB interface can have none\n"
+        assert node.python(_MAKE_MACVLAN) == f"the kernel of n1 refused {says}"
+    finally:
+        node.run("ip", "netns", "del", "hpcnet-17")
 
 
 def test_an_uplink_that_is_down(node: Machine) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from hpcnet.counters import reading
+from hpcnet.counters.model import Interface
 from tests.ipoib_vm.adapter import Adapter, sh, wait_for_carrier
 from tests.kernel.hosts import wait_for
 
@@ -62,6 +64,8 @@ def test_sysfs_is_as_with_hardware() -> None:
     guids = {Adapter(number).sysfs.joinpath("ports/1/gids/0").read_text() for number in range(8)}
     lids = {Adapter(number).sysfs.joinpath("ports/1/lid").read_text() for number in range(8)}
     assert len(guids) == len(lids) == 8
+    counters = {path.name for path in (port / "counters").iterdir()}
+    assert {"link_downed", "port_rcv_errors", "port_xmit_discards", "port_xmit_wait"} <= counters
     inside = sh("ip netns exec a sh -c 'ls /sys/class/net/ib6/device/infiniband'")
     assert inside == "softib6\n"
 
@@ -79,10 +83,23 @@ def test_packets_pass_whole_and_are_counted() -> None:
     assert not reaches("10.9.0.2", 4092 - 27)
 
 
+def test_hpcnet_reads_the_ports(children: None) -> None:
+    """What ``hpcnet stats`` and hpcnet-tui show of a node's ports."""
+
+    def port() -> Interface:
+        return next(found for found in reading.ports() if found.device == "softib6/1")
+
+    before = port()
+    assert (before.state, before.speed) == ("ACTIVE", 100_000_000_000)
+    assert reaches("10.8.0.2", 4000)
+    sent = [(shown.counters.tx_bytes or 0, shown.counters.rx_bytes or 0) for shown in (before, port())]
+    assert all(12_000 < after - start < 20_000 for start, after in zip(*sent))
+
+
 def test_iperf3_passes() -> None:
     server = subprocess.Popen(["ip", "netns", "exec", "b", "iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)
     wait_for(lambda: "5201" in sh("ip netns exec b ss -Hltn"), "iperf3 does not listen", 60)
-    report = json.loads(sh("ip netns exec a iperf3 -c 10.9.0.2 -t1 --json"))
+    report = json.loads(sh("ip netns exec a iperf3 -c 10.9.0.2 -n4M --json"))
     server.wait(timeout=60)
     assert report["end"]["sum_received"]["bytes"] > 1_000_000
 
@@ -106,10 +123,12 @@ def test_a_pkey_that_is_taken_away_is_gone_at_once_and_comes_back(children: None
 
 
 def test_a_cable_can_be_pulled_and_put_back() -> None:
+    downed = ONE.counter("link_downed")
     with ONE.with_control("port", "down"):
         assert (ONE.sysfs / "ports/1/state").read_text() == "1: DOWN\n"
         wait_for_carrier("ib6", "a", there=False)
         assert not reaches("10.9.0.2")
+    assert ONE.counter("link_downed") == downed + 1
     wait_for_carrier("ib6", "a")
     wait_for(lambda: reaches("10.9.0.2"), "the link does not come back", 60)
 
@@ -133,6 +152,20 @@ def test_two_children_have_one_link_local_address_of_themselves() -> None:
     one, other = (re.findall(r"fe80:\S+", sh(f"ip -n {name} -6 addr show {child}")) for name, child in places)
     assert one == other and len(one) == 1
     sh("ip -n a2 link del c2; ip -n a link del c1; ip netns del a2")
+
+
+def test_a_child_whose_namespace_dies_comes_back_to_the_machine() -> None:
+    """Not to its parent's namespace, and down. So do 6.1 and 6.12; kernels of before netns_refund destroyed it."""
+    for name in ("c3", "c4"):
+        sh(f"ip netns add {name}; ip -n a link add link ib6 name child netns {name} type ipoib pkey 0x8001")
+        sh(f"ip -n {name} link set child up alias {name}; ip netns del {name}")
+        wait_for(lambda: f"alias {name}" in sh("ip -o link"), "the child does not come back", 60)  # noqa: B023
+    shown = [line for line in sh("ip -d -o link").splitlines() if "pkey 0x8001" in line]
+    names = [line.split(": ")[1].partition("@")[0] for line in shown]
+    assert names[0] == "child" and names[1].startswith("dev")
+    assert all(" state DOWN " in line for line in shown), shown
+    for name in names:
+        sh(f"ip link del {name}")
 
 
 @pytest.mark.parametrize("kind", ["macvlan mode bridge", "ipvlan"])

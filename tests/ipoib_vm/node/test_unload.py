@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.ipoib_vm
 
 
 def test_unload_and_load() -> None:
-    module = next(Path(__file__).parents[2].glob(".ipoib-vm/softib/softib.ko"))
+    module = Path(__file__).parents[3] / ".ipoib-vm/softib" / os.environ["KERNEL"] / "softib.ko"
     sh("ip link set ib7 up; ip link add link ib7 name child type ipoib pkey 0x8001; ip link set child up")
     wait_for_carrier("child")
     sh("rmmod softib")

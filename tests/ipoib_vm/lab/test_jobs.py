@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import signal
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 import pytest
 
-from hpcnet.lab.cluster import Options
-from tests.cluster.cluster import NODES, Cluster
+from tests.cluster.cluster import Cluster
+from tests.cluster.test_cleanup import bring_back, cleanup, kill_steps, verdicts
 from tests.cluster.test_job import _IPERF, names
-from tests.ipoib_vm.conftest import LAB
+from tests.ipoib_vm.adapter import sh
+from tests.ipoib_vm.lab.conftest import NODES
+from tests.kernel.hosts import wait_for
 
 pytestmark = pytest.mark.ipoib_vm
 
-SITE: dict[str, dict[str, Any]] = {
-    "offer": {"modes": ["vxlan", "direct"], "pkeys": ["0x8001"]},
-    "direct": {"allow_shared": True, "pkey_pool": ["0x8002", "0x8003"]},
-}
 WANTED = {
     "alice's 0x8001": ("alice", "ib,mode=direct,pkey=0x8001"),
     "bob's 0x8001": ("bob", "ib,mode=direct,pkey=0x8001,mtu=2044"),
     "alice's auto": ("alice", "ib,mode=direct,pkey=auto,ipoib=datagram"),
-    "bob's auto": ("bob", "ib,mode=direct,pkey=auto"),
+    "bob's auto": ("bob", "ib,mode=direct,pkey=auto,ipoib=connected"),
     "vxlan": ("bob", "ib,mode=vxlan"),
 }
 SHARED, ALICES, BOBS = "alice's 0x8001", "alice's auto", "bob's auto"
@@ -46,6 +44,7 @@ class Jobs:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
+        self.duplicates = duplicates()
         self.ids: dict[str, int] = {}
         self.planned: dict[str, Any] = {}
         self.shown: dict[tuple[str, str], str] = {}
@@ -54,9 +53,13 @@ class Jobs:
             self.planned[name] = json.loads(cluster.root("ctl", *words))
             self.ids[name] = cluster.hold(f"--network={network}", "-N2", "-w", "n[1-2]", user=user, seconds=3600)
         self.leases = {name: cluster.lease(job) for name, job in self.ids.items()}
-        for node in ("n1", "n2"):
+        for node in NODES:
             texts = cluster.root(node, "sh", "-c", _SHOW, "sh", *map(str, self.ids.values())).split("==\n")
             self.shown.update({(name, node): text for name, text in zip(self.ids, texts)})
+
+    def hosts_links(self, node: str) -> set[str]:
+        """Interfaces of a node itself."""
+        return set(names(self.cluster.root(node, "ip", "-o", "link").splitlines()))
 
     def inside(self, name: str, node: str, script: str) -> str:
         """Output of a shell script that root runs on a node in a job's network."""
@@ -79,12 +82,9 @@ class Jobs:
         return self.inside(name, "n1", f"for t in {' '.join(targets)}; do {ping}; done").split()
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    made = Cluster(LAB)
-    made.up(Options(nodes=len(NODES), fabric="infiniband", hpcnet=SITE))
-    yield made
-    made.lab.down()
+def duplicates() -> int:
+    """How many duplicate addresses the kernel has found until now, in any namespace."""
+    return sh("dmesg").count("duplicate address")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_each_host_has_an_ipoib_interface_of_an_adapter_of_its_own(cluster: Clus
     for host in ("ctl", "login", *NODES):
         assert "link/infiniband" in cluster.root(host, "ip", "link", "show", "ib0")
         adapters.add(cluster.root(host, "sh", "-c", "ls /sys/class/net/ib0/device/infiniband"))
-    assert len(adapters) == 5
+    assert len(adapters) == 4
     for node in NODES:
         cluster.root("login", "ping", "-c1", "-W5", "-q", f"{node}-ib")
 
@@ -107,17 +107,17 @@ def test_what_each_job_gets(jobs: Jobs) -> None:
         "alice's 0x8001": ("ipoib pkey 0x8001 mode datagram", 4092),
         "bob's 0x8001": ("ipoib pkey 0x8001 mode datagram", 2044),
         "alice's auto": (f"ipoib pkey {jobs.leases[ALICES]['pkey']} mode datagram", 4092),
-        "bob's auto": (f"ipoib pkey {jobs.leases[BOBS]['pkey']} mode datagram", 4092),
+        "bob's auto": (f"ipoib pkey {jobs.leases[BOBS]['pkey']} mode connected", 65520),
         "vxlan": ("macvlan mode bridge", 4092 - 50),
     }
     for name, (kind, mtu) in kinds.items():
         shown = jobs.shown[name, "n1"]
         assert kind in shown and f" mtu {mtu} " in shown and "LOWER_UP" in shown, name
-    for node in ("n1", "n2"):
+    for node in NODES:
         assert jobs.cluster.root(node, "hpcnet", "check").splitlines() == [
             f"job {job}: ok" for job in sorted(jobs.ids.values())
         ]
-        assert names(jobs.cluster.root(node, "ip", "-o", "link").splitlines()) == ["lo", "eth0", "ib0"]
+        assert jobs.hosts_links(node) == {"lo", "eth0", "ib0", *(f"hpce{job}" for job in jobs.ids.values())}
 
 
 def test_the_addresses_are_as_hpcnet_plan_says(jobs: Jobs) -> None:
@@ -137,6 +137,10 @@ def test_pkey_auto_is_a_partition_of_its_own(jobs: Jobs) -> None:
 def test_nodes_of_a_job_reach_each_other_by_name(jobs: Jobs) -> None:
     for name in WANTED:
         assert "0% packet loss" in jobs.task(name, "ping -4 -c1 -W5 -q n2 && ping -6 -c1 -W5 -q n2"), name
+
+
+def test_connected_mode_carries_65520_bytes_between_nodes(jobs: Jobs) -> None:
+    assert "0% packet loss" in jobs.task(BOBS, "ping -4 -c2 -W10 -Mdo -q -s65492 n2")
 
 
 def test_jobs_of_different_partitions_do_not(jobs: Jobs) -> None:
@@ -160,13 +164,13 @@ def test_jobs_of_one_shared_partition_do(jobs: Jobs) -> None:
 def test_link_local_addresses_are_unique_and_nobody_complains(jobs: Jobs) -> None:
     found = []
     for name in WANTED:
-        for node in ("n1", "n2"):
+        for node in NODES:
             shown = jobs.shown[name, node]
             assert "tentative" not in shown and "dadfailed" not in shown
             found += [(jobs.leases[name]["pkey"], address) for address in re.findall(r"fe80:\S+", shown)]
     shared = [address for pkey, address in found if pkey == "0x8001"]
     assert len(shared) == len(set(shared)) == 4
-    assert "duplicate address" not in jobs.cluster.root("n1", "dmesg")
+    assert duplicates() == jobs.duplicates
 
 
 @pytest.mark.parametrize("network", ["ib,mode=direct,pkey=0x8001", "ib"])
@@ -195,5 +199,28 @@ def test_what_the_nodes_refuse_reaches_the_user_and_no_node_drains(jobs: Jobs) -
 
 
 def test_epilog_leaves_the_nodes_as_they_were(jobs: Jobs) -> None:
-    jobs.cluster.settle()
+    jobs.cluster.settle(seconds=300)
     jobs.cluster.assert_pristine()
+
+
+def test_cleanup_finds_the_child_of_a_killed_namespace(cluster: Cluster) -> None:
+    """A job of a node whose slurmd died, so no Epilog runs; and somebody killed its namespace.
+
+    The kernel gives the child back to the machine's own network, which is the node's on a cluster; the lab's nodes
+    are namespaces, so here the test hands it on to n2.
+    """
+    job = cluster.hold("--network=ib,mode=direct,pkey=0x8001", "-w", "n2", "--no-requeue", seconds=600)
+    cluster.lab.stop_daemon("n2", "slurmd", signal.SIGKILL)
+    cluster.root("n2", "ip", "netns", "del", f"hpcnet-{job}")
+    wait_for(lambda: "hpc0" in sh("ip -o link"), "this kernel does not give the child back", 60)
+    [init] = [host["pid"] for host in cluster.lab.status()["hosts"] if host["name"] == "n2"]
+    sh(f"ip link set hpc0 netns {init}")
+    try:
+        assert verdicts(cleanup(cluster, "n2")) == {job: ("live", "kept")}
+        cluster.root("ctl", "scontrol", "update", "nodename=n2", "state=down", "reason=test")
+        cluster.finished(job, 300)
+        kill_steps(cluster, "n2", job)
+        assert verdicts(cleanup(cluster, "n2")) == {job: ("dead", "removed")}
+        cluster.assert_pristine(("n2",))
+    finally:
+        bring_back(cluster, "n2")
