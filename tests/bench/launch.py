@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a network costs at job launch: ``srun -N3 true`` in a lab, without and with --network=ib.
 
-    python tests/bench/launch.py [--runs 15] [--nodes 3] [--json]
+    python -m tests.bench.launch [--runs 15] [--nodes 3] [--json]
 
 Both are measured in one lab and one run, in turns, each when all nodes are idle again; alice's waiting time on the
 login node is what counts. A lab's daemons share one machine's processors, so only the ratio says something about
@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
+import re
 import statistics
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from hpcnet.errors import HpcnetError
-from hpcnet.lab.cluster import Lab, Options
+from hpcnet.lab.layout import CONTROLLER
+from tests.bench import measure
 
 # Runs on the login node as alice; waits until the Epilogs of the run before have ended.
 _MEASURE = """
@@ -52,11 +50,11 @@ def main() -> int:
     if arguments.runs < 1:
         parser.error("--runs: at least 1")
     try:
-        seconds = measure(arguments.runs, arguments.nodes)
+        seconds, updates = times_of(arguments.runs, arguments.nodes)
     except HpcnetError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    document = report(seconds, arguments.nodes)
+    document = {**report(seconds, arguments.nodes), "updates_per_network": updates}
     if arguments.json:
         print(json.dumps(document, indent=1))
     else:
@@ -64,20 +62,18 @@ def main() -> int:
     return 0
 
 
-def measure(runs: int, nodes: int) -> dict[str, list[float]]:
-    """Seconds of each run, by kind: ``plain`` and ``network``."""
+def times_of(runs: int, nodes: int) -> tuple[dict[str, list[float]], float]:
+    """Seconds of each run, by kind: ``plain`` and ``network``; updates that slurmctld was asked for, a network."""
     plain = ["srun", f"-N{nodes}", "true"]
     commands = {"plain": plain, "network": [*plain[:-1], "--network=ib", "true"]}
     argv = ["/usr/bin/python3", "-Ic", _MEASURE, str(runs), json.dumps(commands)]
-    with tempfile.TemporaryDirectory(prefix="hpcnet-bench-", dir="/var/tmp") as directory:
-        lab = Lab.at(Path(directory) / "lab")
-        try:
-            lab.up(Options(nodes=nodes))
-            done = lab.run("login", argv, user="alice", timeout=60 + 20 * runs)
-        finally:
-            lab.down()
+    with measure.lab(nodes=nodes) as lab:
+        done = lab.run("login", argv, user="alice", timeout=60 + 20 * runs)
+        requests = lab.run(CONTROLLER, ["sdiag"]).stdout
     seconds: dict[str, list[float]] = json.loads(done.stdout)
-    return seconds
+    # Nothing else updates a record in this lab; a job without a network has none.
+    found = re.search(r"REQUEST_UPDATE_JOB\s.*count:([0-9]+)", requests)
+    return seconds, int(found[1]) / (runs + 1) if found else 0.0
 
 
 def report(seconds: dict[str, list[float]], nodes: int) -> dict[str, Any]:
@@ -88,12 +84,8 @@ def report(seconds: dict[str, list[float]], nodes: int) -> dict[str, Any]:
         "nodes": nodes,
         "ms": times,
         "median_ms": medians,
-        "ratio": round(medians["network"] / medians["plain"], 3),
-        "machine": {
-            "kernel": platform.release(),
-            "processors": os.cpu_count(),
-            "python": platform.python_version(),
-        },
+        "ratio": measure.ratio(seconds["network"], seconds["plain"]),
+        "machine": measure.machine(),
     }
 
 
@@ -108,7 +100,8 @@ def show(document: dict[str, Any]) -> None:
             f"{label:<18} median {median:7.1f} ms   min {min(times):7.1f}   max {max(times):7.1f}   n={len(times)}"
         )
     extra = document["median_ms"]["network"] - document["median_ms"]["plain"]
-    print(f"ratio {document['ratio']:.2f}, {extra:.0f} ms more")
+    print(f"ratio {document['ratio']['median']:.2f} (median of the rounds' own), {extra:.0f} ms more")
+    print(f"updates of a record that slurmctld was asked for: {document['updates_per_network']:g} a network")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     python tests/bench/tui.py [--seconds 20] [--starts 5]
 
 "shared" is a cluster of 1,000 nodes that 20 jobs share as jobs do; "equal" are 20 jobs of 1,000 nodes each: 20,000
-samples every 2 s. The made-up source is in the same process; what it takes alone is printed too.
+samples every 2 s. The made-up source is in the same process; what it takes alone is printed too, and what it takes
+to read the same samples from the lines that real samplers write.
 """
 
 from __future__ import annotations
@@ -42,10 +43,25 @@ import sys, time
 from hpcnet.tui.demo import DemoSource
 source = DemoSource(equal=len(sys.argv) > 1)
 ids = [job.job_id for job in source.jobs()]
+def rounds(first, last):
+    for second in range(first, last, 2):
+        for sample in source.samples(ids, second): pass
+rounds(0, 2)
 begin = time.process_time()
-for second in range(0, 10, 2):
-    for sample in source.samples(ids, second): pass
+rounds(2, 12)
 print((time.process_time() - begin) / 5)
+"""
+READ = """
+import time
+from hpcnet.counters import wire
+from hpcnet.counters.frames import Assembler, frames
+from hpcnet.tui.demo import DemoSource
+source, assembler = DemoSource(jobs=20, nodes=100, equal=True), Assembler()
+ids = [job.job_id for job in source.jobs()]
+lines = b"".join(frames(wire.encode(each), each.node, 1) for each in source.samples(ids, 2))
+begin = time.process_time()
+count = sum(len(assembler.feed(lines[start : start + 65536])) for start in range(0, len(lines), 65536))
+print((time.process_time() - begin) / count)
 """
 
 
@@ -122,6 +138,12 @@ def resident(pid: int) -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def spent(script: str, *words: str) -> float:
+    """The seconds that a script prints."""
+    command = [sys.executable, "-c", script, *words]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 def main() -> None:
     """Run all cases in turns, print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,13 +161,12 @@ def main() -> None:
         paint = statistics.median(paints[name])
         source = "-"
         if name in ("shared", "equal"):
-            words = [sys.executable, "-c", SOURCE, *(["equal"] if name == "equal" else [])]
-            spent = float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-            source = f"{spent / 2:.1%}"
+            source = f"{spent(SOURCE, *(['equal'] if name == 'equal' else [])) / 2:.1%}"
         print(
             f"{name:<18}{paint:>10.2f} s{paint / base:>7.2f}{seen.cpu:>7.1%}{source:>8}"
             f"{seen.sent / 1024:>8.1f}{seen.memory:>7.0f}"
         )
+    print(f"to read one sample from a sampler's lines: {spent(READ) * 1e6:.0f} us of a core")
 
 
 if __name__ == "__main__":
