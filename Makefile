@@ -4,18 +4,24 @@
 
 BIN = .venv/bin
 # Files that are shell scripts; spank_hooks/hook is one before "make install" fills in its two names.
-SCRIPTS = tools/bootstrap tools/demo tools/ipoib-vm tools/test-pythons tests/ipoib_vm/init tests/ipoib_vm/guest .ci/run hpcnet/lab/host.sh spank_hooks/hook $(wildcard examples/*.sh)
+SCRIPTS = tools/bootstrap tools/debian tools/demo tools/ipoib-vm tools/test-pythons tests/ipoib_vm/init tests/ipoib_vm/guest .ci/run hpcnet/lab/host.sh spank_hooks/hook $(wildcard examples/*.sh)
 LUA = $(wildcard spank_hooks/*.lua)
 
 # More words for pytest, or for the benchmark:  make test ARGS='-k lease -x'
 ARGS =
+
+# Which release "make test-debian" takes.
+SUITE = trixie
+
+# Where "make bench" puts its figures.
+BENCH = bench-results
 
 # What "make lab" starts, and whose shell it gives:  make lab NODES=8 AS=root
 NODES = 3
 AS = alice
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo lab lab-down test test-unit test-pythons test-ipoib ipoib-shell lint format bench
+.PHONY: help bootstrap demo lab lab-down test test-unit test-pythons test-debian test-faults test-ipoib ipoib-shell lint format bench bench-quick
 
 help: ## what there is to make
 	@echo "usage: make TARGET [ARGS=...]"
@@ -47,11 +53,18 @@ test-unit: ## the tests that need neither root nor Slurm
 test-pythons: bootstrap ## the unit tests with each Python from 3.9 on that is found, in .venv-3.*
 	@tools/test-pythons $(ARGS)
 
-test-ipoib: ## the tests on InfiniBand made of software, in a virtual machine; ARGS='-k pkey' (root)
+test-debian: ## the tests with another Debian's Slurm, Docker and Python: SUITE=trixie ARGS=tests/cluster/test_job.py (root)
+	@tools/bootstrap --debian
+	@tools/debian $(SUITE) make test ARGS='$(ARGS)'
+
+test-faults: bootstrap ## hooks broken at every step, with every recovery; 300 jobs in a row: about half an hour (root)
+	HPCNET_FAULTS=all $(BIN)/pytest tests/faults tests/cluster/test_faults.py $(ARGS)
+
+test-ipoib: ## the tests on InfiniBand made of software, in virtual machines; ARGS='-k pkey' (root)
 	@tools/bootstrap --ipoib-vm
 	@tools/ipoib-vm test $(ARGS)
 
-ipoib-shell: ## a root shell in that virtual machine (root)
+ipoib-shell: ## a root shell in such a virtual machine (root)
 	@tools/bootstrap --ipoib-vm
 	@tools/ipoib-vm shell
 
@@ -68,5 +81,19 @@ format: bootstrap ## rewrite the Python files as "make lint" wants them
 	$(BIN)/ruff check --fix --select I
 	$(BIN)/ruff format
 
-bench: bootstrap ## what a network costs at job launch: srun in a lab with and without --network=ib (root)
-	$(BIN)/python tests/bench/launch.py $(ARGS)
+bench: bootstrap ## all of docs/performance.md measured here, into BENCH=bench-results: a quarter of an hour on an idle machine (root)
+	mkdir -p $(BENCH)
+	$(BIN)/python -m tests.bench.hooks --json >$(BENCH)/hooks.json
+	$(BIN)/python -m tests.bench.launch --json >$(BENCH)/launch.json
+	$(BIN)/python -m tests.bench.scale --json >$(BENCH)/scale.json
+	$(BIN)/python -m tests.bench.start --json >$(BENCH)/start.json
+	$(BIN)/python -m tests.bench.tuning --rounds 5 --json >$(BENCH)/tuning.json
+	$(BIN)/python -m tests.bench.tuning --rounds 5 --offloads off --json >$(BENCH)/tuning-off.json
+	$(BIN)/python -m tests.bench.table --rounds 5 --json $(BENCH)/table.json --svg $(BENCH)/table.svg
+
+bench-quick: bootstrap ## its headline ratios, a minute on an idle machine (root)
+	$(BIN)/python -m tests.bench.hooks --runs 5
+	$(BIN)/python -m tests.bench.launch --runs 5
+	$(BIN)/python -m tests.bench.scale --runs 1 --sizes 2,1000,10000 --leases 1000 --live 1000 --jobs 0
+	$(BIN)/python -m tests.bench.start
+	$(BIN)/python -m tests.bench.table --quick

@@ -17,10 +17,11 @@ from collections.abc import Mapping
 from typing import Callable, NamedTuple
 
 from hpcnet import lease as leases
-from hpcnet import nodelist, record
+from hpcnet import nodelist, phases, record
 from hpcnet.config import Site
 from hpcnet.errors import HpcnetError, SiteError, UserError
-from hpcnet.leasestore import Due, Entry, LeaseStore
+from hpcnet.leaserows import Entry
+from hpcnet.leasestore import Due, LeaseStore
 from hpcnet.model import Lease, Request
 from hpcnet.slurm import jobs
 from hpcnet.slurm.environment import Job
@@ -49,69 +50,73 @@ def _to_stderr(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def prolog_slurmctld(job: Job, site: Site, log: Log = _to_stderr) -> None:
-    """Leases the job's network and stamps it on the record.
+def prolog_slurmctld(job: Job, site: Site, log: Log = _to_stderr) -> tuple[str, int]:
+    """Leases the job's network and stamps it on the record; returns what came of it in words, and the serial.
 
-    A bad request, a full pool or a passed deadline is stamped as a refusal, logged, and no error here. Raises
+    A bad request, a full pool or a passed deadline is stamped as a refusal, and no error here. Raises
     SiteError when nothing can be stamped: the record still says ``asked``, and no node builds anything.
+    ``log`` hears of other jobs' leases and of the store.
     """
     try:
         found = record.find(job.record_text)
-        if found is not None:
-            _lease_and_stamp(job, found.request, site, log)
+        if found is None:
+            return "asked for no network", 0
+        return _lease_and_stamp(job, found.request, site, log)
     except jobs.JobUnknown:
-        log(f"job {job.id}: is gone before it had its network")
+        return "is gone before it had its network", 0
     except HpcnetError as error:
-        log(f"job {job.id}: refused: {error}")
         silent = isinstance(error, jobs.ControllerUnreachable)
-        refuse(job, str(error), patience=3.0 if silent else STAMP_SECONDS)
+        return refuse(job, str(error), patience=3.0 if silent else STAMP_SECONDS), 0
 
 
-def epilog_slurmctld(job: Job, site: Site, log: Log = _to_stderr) -> None:
-    """Marks the lease on the job's record as ending. Raises SiteError.
+def epilog_slurmctld(job: Job, site: Site, log: Log = _to_stderr) -> str:
+    """Marks the lease on the job's record as ending; returns in words whether it was held. Raises SiteError.
 
     By its serial, never as "the job's lease": after a requeue this may run when the next run has its own.
     """
     found = record.find(job.record_text)
     if found is None or found.lease is None:
-        return
+        return "had no lease"
     with LeaseStore(site.pool.store, from_job_records, log) as store:
         known = store.end(found.lease.serial, job.id, time.time())
-    log(f"job {job.id}: lease {found.lease.serial} {'is ending' if known else 'is not held any more'}")
+    return f"lease {'is ending' if known else 'is not held any more'}"
 
 
-def refuse(job: Job, reason: str, patience: float = STAMP_SECONDS) -> None:
+def refuse(job: Job, reason: str, patience: float = STAMP_SECONDS) -> str:
     """Stamps a refusal on the record of a job that asked for a network, trying for ``patience`` seconds.
 
-    Raises SiteError, also as ControllerUnreachable and JobUnknown.
+    Returns what came of it in words. Raises SiteError, also as ControllerUnreachable and JobUnknown.
     """
     try:
         found = record.find(job.record_text)
         if found is None:
-            return
+            return "asked for no network"
         request = found.request
     except (UserError, SiteError):
         request = Request()  # the token itself is broken
     refused = record.Record("refused", request, reason=reason)
-    _stamp(job, record.replace(job.record_text, refused), patience)
+    try:
+        _stamp(job, record.replace(job.record_text, refused), patience)
+    except SiteError as error:
+        raise type(error)(f"refused: {reason}; but its record does not say so: {error}") from None
+    return f"refused: {reason}"
 
 
-def _lease_and_stamp(job: Job, request: Request, site: Site, log: Log) -> None:
+def _lease_and_stamp(job: Job, request: Request, site: Site, log: Log) -> tuple[str, int]:
     terms = leases.terms_of(request, site)
     size = len(nodelist.expand(job.nodelist))
     with LeaseStore(site.pool.store, from_job_records, log) as store:
         lease, new = _wait_for_lease(store, job, size, terms, site, log)
+        phases.passed("lease")
         try:
             stamped = record.Record("lease", request, lease)
             _stamp(job, record.replace(job.record_text, stamped), STAMP_SECONDS)
         except HpcnetError:
             store.end(lease.serial, job.id, time.time())
             raise
-    log(f"job {job.id}: {'leased' if new else 'keeps'} {_summary(lease)} for {size} nodes")
-
-
-def _summary(lease: Lease) -> str:
-    return f"serial {lease.serial}, {leases.separation(lease)}, {lease.ipv4}, {lease.ipv6}"
+    phases.passed("stamp")
+    what = f"{leases.separation(lease)}, {lease.ipv4}, {lease.ipv6}"
+    return f"{'leased' if new else 'keeps'} {what} for {size} nodes", lease.serial
 
 
 def _wait_for_lease(

@@ -70,13 +70,14 @@ def give_back(job_id: int, address: IPv4Address, site: Site) -> None:
             slots.release(job_id, endpoint.slot)
 
 
-def make(job_id: int, slot: int, name: str, namespace: int, site: Site) -> None:
-    """The interface for a taken slot in ``namespace``, down, for somebody else to configure.
+def make(job_id: int, slot: int, name: str, namespace: int, site: Site) -> Endpoint:
+    """The interface for a taken slot in ``namespace``, down, for somebody else to configure as its endpoint.
 
     Raises UserError, NodeError, OSError; nothing is left then.
     """
     with _job(job_id, site) as plan:
         attachment.make(plan, plan.own[slot], name, namespace)
+        return plan.own[slot]
 
 
 def attach(job_id: int, target: str, wanted: IPv4Address | None, site: Site) -> tuple[str, Endpoint, Plan]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hpcnet import journal, lifecycle, names
 from hpcnet.config import Site
 from hpcnet.errors import NodeError
-from hpcnet.kernel import netns, observe, probe
+from hpcnet.kernel import netns, observe, probe, trial
 from hpcnet.model import Plan
 from hpcnet.runtimes import docker
 from hpcnet.runtimes.engine import Engine
@@ -52,12 +52,22 @@ def check(job_id: int, site: Site) -> Report:
         peers = {peer.ipv4: peer.node for peer in plan.peers if peer.slot == 0}
         asked = list(peers)[:PROBED]
         silent = [peers[address] for address in probe.silent(job_id, asked, plan.mtu)]
-    missing, problem = sorted(wanted - found), ""
+    lost, strange = _filter_differs(plan, site)
+    missing, foreign, problem = sorted(wanted - found) + lost, sorted(found - wanted) + strange, ""
     try:
         missing += _docker_missing(plan, site)
     except NodeError as error:
         problem = str(error)
-    return Report(job_id, tuple(missing), tuple(sorted(found - wanted)), tuple(silent), problem)
+    return Report(job_id, tuple(missing), tuple(foreign), tuple(silent), problem)
+
+
+def _filter_differs(plan: Plan, site: Site) -> tuple[list[str], list[str]]:
+    """Rules that the node's packet filter lacks, and those that it has beyond hpcnet.toml's. Raises NodeError."""
+    difference = [] if plan.direct else trial.filter_difference(site)
+    if any(line.startswith("- table") for line in difference):
+        return [f"filter table inet {names.NFT_TABLE}"], []
+    lost = [f"filter rule {line[2:]}" for line in difference if line.startswith("-")]
+    return lost, [f"filter rule {line[2:]}" for line in difference if line.startswith("+")]
 
 
 def _docker_missing(plan: Plan, site: Site) -> list[str]:

@@ -7,21 +7,19 @@ site = parse('[fabric]\\nuplink = "ib0"')     # from text; what is missing has i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
-from pathlib import Path
 from typing import Any, Callable, ClassVar, Union
 
 import tomli
 
-from hpcnet import names
+from hpcnet import interfaces, names, values
 from hpcnet.errors import SiteError
-from hpcnet.model import EGRESSES, JOINS, MODES
+from hpcnet.frozen import frozen
+from hpcnet.model import EGRESSES, ENVS, JOINS, MODES, VXLAN_PORT
 
 
-@dataclass(frozen=True)
+@frozen
 class Fabric:
     """The network that jobs' networks are built on."""
 
@@ -31,9 +29,10 @@ class Fabric:
     peers_file: str = "/etc/hosts"
     peers_name: str = "{node}-ib"
     peers_base: IPv4Address | None = None
+    vxlan_port: int = VXLAN_PORT
 
 
-@dataclass(frozen=True)
+@frozen
 class Pool:
     """What the controller leases from, and how."""
 
@@ -47,7 +46,7 @@ class Pool:
     section: ClassVar[str] = "pool"
 
 
-@dataclass(frozen=True)
+@frozen
 class Direct:
     """How networks of mode=direct are separated, and what the controller leases for them."""
 
@@ -65,7 +64,7 @@ AnyPool = Union[Pool, Direct]
 """What a lease is taken from: Pool for mode=vxlan, Direct for mode=direct."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Defaults:
     """What holds where the user's option does not say."""
 
@@ -74,9 +73,10 @@ class Defaults:
     join: str = "tasks"
     egress: str = "host"
     docker: bool = False
+    env: str = "site"
 
 
-@dataclass(frozen=True)
+@frozen
 class Offer:
     """What users of this site may ask for."""
 
@@ -87,7 +87,7 @@ class Offer:
     pkeys: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Submit:
     """Policy at sbatch, srun and salloc; read by job_submit.lua."""
 
@@ -99,7 +99,15 @@ class Submit:
     default_partitions: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
+class Egress:
+    """What tasks with a way out find there."""
+
+    resolv_conf: str = ""
+    """Their /etc/resolv.conf; empty: the node's, or the servers behind it (:mod:`hpcnet.resolver`)."""
+
+
+@frozen
 class Docker:
     """How a node's dockerd is reached."""
 
@@ -108,16 +116,18 @@ class Docker:
     """Seconds that dockerd may take in a Prolog, and again in an Epilog."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Agent:
     """What else ``hpcnet agent`` serves."""
 
     metrics: str = ""
     """ADDRESS:PORT; empty: no metrics."""
+    host: str = "{node}"
+    """By which a viewer reaches a node's agent, at that port."""
     token_file: str = "/etc/hpcnet/metrics.token"
 
 
-@dataclass(frozen=True)
+@frozen
 class Hooks:
     """How the four hooks behave."""
 
@@ -127,19 +137,26 @@ class Hooks:
     """Directory for what each job has moved; empty: none is kept, it stands in the log alone."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Site:
     """The whole of hpcnet.toml."""
 
-    fabric: Fabric = field(default_factory=Fabric)
-    pool: Pool = field(default_factory=Pool)
-    direct: Direct = field(default_factory=Direct)
-    defaults: Defaults = field(default_factory=Defaults)
-    offer: Offer = field(default_factory=Offer)
-    submit: Submit = field(default_factory=Submit)
-    docker: Docker = field(default_factory=Docker)
-    agent: Agent = field(default_factory=Agent)
-    hooks: Hooks = field(default_factory=Hooks)
+    fabric: Fabric = Fabric()
+    pool: Pool = Pool()
+    direct: Direct = Direct()
+    defaults: Defaults = Defaults()
+    offer: Offer = Offer()
+    submit: Submit = Submit()
+    egress: Egress = Egress()
+    docker: Docker = Docker()
+    agent: Agent = Agent()
+    hooks: Hooks = Hooks()
+    environment: Mapping[str, str] = interfaces.DEFAULTS
+    """Variables by which tasks' libraries are told their interface: :mod:`hpcnet.interfaces`."""
+
+    def variables(self, env: str | None) -> Mapping[str, str]:
+        """Those for a job with ``env=``; None: it did not say."""
+        return self.environment if (env or self.defaults.env) == "site" else {}
 
 
 _SECTIONS: Mapping[str, Callable[..., Any]] = {
@@ -149,164 +166,83 @@ _SECTIONS: Mapping[str, Callable[..., Any]] = {
     "defaults": Defaults,
     "offer": Offer,
     "submit": Submit,
+    "egress": Egress,
     "docker": Docker,
     "agent": Agent,
     "hooks": Hooks,
 }
 
-Check = Callable[[Any], Any]
-"""Turns a TOML value into the Site's, or raises ValueError with what is allowed."""
+_ABSOLUTE = values.text(r"/[^\0\n]+", "an absolute path")
+_PKEYS = values.list_of(values.text(r"0x[89a-f][0-9a-f]{3}", "a full-member pkey such as 0x8001"))
+_NAME = values.text(r"[A-Za-z0-9_.@-]+", "a name of letters, digits, '_', '.', '@' and '-'")
+_HOST_NAME = values.text(r"[A-Za-z0-9_.-]*\{node\}[A-Za-z0-9_.-]*", "a host name with {node} in it")
 
-
-def _integer(low: int, high: int) -> Check:
-    def check(value: Any) -> int:
-        if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"an integer from {low} to {high}")
-        return value
-
-    return check
-
-
-def _one_of(*choices: str) -> Check:
-    def check(value: Any) -> str:
-        if value not in choices or not isinstance(value, str):
-            raise ValueError("one of " + ", ".join(choices))
-        return value
-
-    return check
-
-
-def _text(pattern: str, meaning: str) -> Check:
-    def check(value: Any) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise ValueError(meaning)
-        return value
-
-    return check
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false")
-    return value
-
-
-def _list_of(item: Check) -> Check:
-    def check(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise ValueError("a list")
-        try:
-            return tuple(item(entry) for entry in value)
-        except ValueError as error:
-            raise ValueError(f"a list; each entry {error}") from None
-
-    return check
-
-
-def _vni_range(value: Any) -> tuple[int, int]:
-    number = _integer(1, 2**24 - 1)
-    meaning = "two integers [first, last] from 1 to 16777215, at most 65536 in all"
-    if not isinstance(value, list) or len(value) != 2:
-        raise ValueError(meaning)
-    try:
-        first, last = number(value[0]), number(value[1])
-    except ValueError:
-        raise ValueError(meaning) from None
-    if not first <= last < first + 65536:
-        raise ValueError(meaning)
-    return first, last
-
-
-def _ipv4_pool(value: Any) -> IPv4Network:
-    try:
-        network = IPv4Network(value)
-    except ValueError:
-        network = None
-    if not isinstance(value, str) or network is None or not 8 <= network.prefixlen <= 28:
-        raise ValueError("an IPv4 network from /8 to /28 with no host bits set, such as 10.128.0.0/10")
-    return network
-
-
-def _ipv6_pool(value: Any) -> IPv6Network:
-    try:
-        network = IPv6Network(value)
-    except ValueError:
-        network = None
-    if not isinstance(value, str) or network is None or "%" in value or not 16 <= network.prefixlen <= 64:
-        raise ValueError("an IPv6 network from /16 to /64 with no host bits set, such as fd68:7063:6e65::/48")
-    return network
-
-
-def _ipv4_address(value: Any) -> IPv4Address:
-    try:
-        if isinstance(value, str):
-            return IPv4Address(value)
-    except ValueError:
-        pass
-    raise ValueError("an IPv4 address, such as 10.2.0.0")
-
-
-_ABSOLUTE = _text(r"/[^\0\n]+", "an absolute path")
-_PKEYS = _list_of(_text(r"0x[89a-f][0-9a-f]{3}", "a full-member pkey such as 0x8001"))
-_NAME = _text(r"[A-Za-z0-9_.@-]+", "a name of letters, digits, '_', '.', '@' and '-'")
-
-_KEYS: Mapping[str, Mapping[str, Check]] = {
+_KEYS: Mapping[str, Mapping[str, values.Check]] = {
     "fabric": {
-        "uplink": _text(r"[^\s/:]{1,15}", "an interface name of at most 15 characters"),
-        "mtu": _integer(1330, 65535),
-        "peers": _one_of("hosts", "number"),
+        "uplink": values.text(r"[^\s/:]{1,15}", "an interface name of at most 15 characters"),
+        "mtu": values.integer(1330, 65535),
+        "peers": values.one_of("hosts", "number"),
         "peers_file": _ABSOLUTE,
-        "peers_name": _text(r"[A-Za-z0-9_.-]*\{node\}[A-Za-z0-9_.-]*", "a host name with {node} in it"),
-        "peers_base": _ipv4_address,
+        "peers_name": _HOST_NAME,
+        "peers_base": values.ipv4_address,
+        # below what programs get as a port of their own, on hosts (32768) and in jobs (20000)
+        "vxlan_port": values.integer(1024, 19999),
     },
     "pool": {
-        "vni": _vni_range,
-        "ipv4": _ipv4_pool,
-        "ipv6": _ipv6_pool,
+        "vni": values.vni_range,
+        "ipv4": values.ipv4_pool,
+        "ipv6": values.ipv6_pool,
         "store": _ABSOLUTE,
-        "cooldown": _integer(0, 86400),
-        "wait": _integer(0, 300),
+        "cooldown": values.integer(0, 86400),
+        "wait": values.integer(0, 300),
     },
     "direct": {
-        "allow_shared": _boolean,
+        "allow_shared": values.boolean,
         "pkey_pool": _PKEYS,
-        "ipv4": _ipv4_pool,
-        "ipv6": _ipv6_pool,
+        "ipv4": values.ipv4_pool,
+        "ipv6": values.ipv6_pool,
     },
     "defaults": {
-        "mode": _one_of(*MODES),
-        "endpoints": _integer(1, 1024),
-        "join": _one_of(*JOINS),
-        "egress": _one_of(*EGRESSES),
-        "docker": _boolean,
+        "mode": values.one_of(*MODES),
+        "endpoints": values.integer(1, 1024),
+        "join": values.one_of(*JOINS),
+        "egress": values.one_of(*EGRESSES),
+        "docker": values.boolean,
+        "env": values.one_of(*ENVS),
     },
     "offer": {
-        "modes": _list_of(_one_of(*MODES)),
-        "egress": _list_of(_one_of(*EGRESSES)),
-        "docker": _boolean,
-        "max_endpoints": _integer(1, 1024),
+        "modes": values.list_of(values.one_of(*MODES)),
+        "egress": values.list_of(values.one_of(*EGRESSES)),
+        "docker": values.boolean,
+        "max_endpoints": values.integer(1, 1024),
         "pkeys": _PKEYS,
     },
     "submit": {
-        "record": _one_of("auto", "extra", "comment"),
-        "licence": _text(r"[A-Za-z0-9_.@-]*", "a licence's name, or empty for none"),
-        "accounts": _list_of(_NAME),
-        "partitions": _list_of(_NAME),
-        "qos": _list_of(_NAME),
-        "default_partitions": _list_of(_NAME),
+        "record": values.one_of("auto", "extra", "comment"),
+        "licence": values.text(r"[A-Za-z0-9_.@-]*", "a licence's name, or empty for none"),
+        "accounts": values.list_of(_NAME),
+        "partitions": values.list_of(_NAME),
+        "qos": values.list_of(_NAME),
+        "default_partitions": values.list_of(_NAME),
+    },
+    "egress": {
+        "resolv_conf": values.text(r"|/[^\0\n]+", "an absolute path, or empty"),
     },
     "docker": {
         "socket": _ABSOLUTE,
-        "deadline": _integer(1, 3600),
+        "deadline": values.integer(1, 3600),
     },
     "agent": {
-        "metrics": _text(r"|[0-9.]+:[0-9]{1,5}", "an IPv4 address and port, such as 127.0.0.1:9834, or empty"),
+        "metrics": values.text(
+            r"|[0-9.]+:[0-9]{1,5}", "an IPv4 address and port, such as 127.0.0.1:9834, or empty"
+        ),
+        "host": _HOST_NAME,
         "token_file": _ABSOLUTE,
     },
     "hooks": {
-        "deadline": _integer(1, 3600),
-        "log": _text(r"syslog|/[^\0\n]+", '"syslog" or an absolute path'),
-        "accounts": _text(r"|/[^\0\n]+", "an absolute path, or empty for none"),
+        "deadline": values.integer(1, 3600),
+        "log": values.text(r"syslog|/[^\0\n]+", '"syslog" or an absolute path'),
+        "accounts": values.text(r"|/[^\0\n]+", "an absolute path, or empty for none"),
     },
 }
 
@@ -317,31 +253,44 @@ def parse(text: str, source: str = names.CONFIG_FILE) -> Site:
         document = tomli.loads(text)
     except (tomli.TOMLDecodeError, RecursionError) as error:
         raise SiteError(f"{source}: not TOML: {error}") from None
-    sections = {}
-    for name, section in _SECTIONS.items():
-        table = document.pop(name, {})
+    tables = {name: document.pop(name, {}) for name in (*_SECTIONS, "environment")}
+    for name, table in tables.items():
         if not isinstance(table, dict):
             raise SiteError(f"{source}: {name} must be a table: [{name}]")
-        sections[name] = section(**_values(name, table, source))
     if document:
-        unknown, known = min(document), ", ".join(f"[{name}]" for name in _KEYS)
+        unknown, known = min(document), ", ".join(f"[{name}]" for name in tables)
         raise SiteError(f"{source}: unknown section or key {unknown!r}; known sections: {known}")
-    site = Site(**sections)
+    environment = _environment(tables.pop("environment"), source)
+    sections = {name: _SECTIONS[name](**_settings(name, table, source)) for name, table in tables.items()}
+    site = Site(**sections, environment=environment)
     _check_together(site, source)
     return site
 
 
-def _values(section: str, table: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _environment(table: Mapping[str, Any], source: str) -> dict[str, str]:
+    """The default variables and the site's, which go before."""
+    variables = dict(interfaces.DEFAULTS)
+    for name, value in table.items():
+        try:
+            variables[name] = interfaces.check(name, value)
+        except ValueError as error:
+            raise SiteError(f"{source}: [environment] {name!r} = {value!r}: must be {error}") from None
+    if len(variables) > interfaces.LIMIT:
+        raise SiteError(f"{source}: [environment] has {len(variables)} variables; at most {interfaces.LIMIT}")
+    return variables
+
+
+def _settings(section: str, table: Mapping[str, Any], source: str) -> dict[str, Any]:
     checks = _KEYS[section]
-    values = {}
+    settings = {}
     for key, value in table.items():
         if key not in checks:
             raise SiteError(f"{source}: unknown key {key!r} in [{section}]; known: {', '.join(checks)}")
         try:
-            values[key] = checks[key](value)
+            settings[key] = checks[key](value)
         except ValueError as error:
             raise SiteError(f"{source}: [{section}] {key} = {value!r}: must be {error}") from None
-    return values
+    return settings
 
 
 def _check_together(site: Site, source: str) -> None:
@@ -372,7 +321,8 @@ def _check_together(site: Site, source: str) -> None:
 def load(path: str = names.CONFIG_FILE) -> Site:
     """The Site of a configuration file. Raises SiteError, also when it cannot be read."""
     try:
-        return parse(Path(path).read_text(encoding="utf-8"), path)
+        with open(path, encoding="utf-8") as file:
+            return parse(file.read(), path)
     except OSError as error:
         raise SiteError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from ipaddress import AddressValueError, IPv4Address
-from pathlib import Path
 
 from hpcnet.config import Fabric
 from hpcnet.errors import SiteError
@@ -17,7 +16,8 @@ def addresses(fabric: Fabric, nodes: Iterable[str]) -> dict[str, IPv4Address]:
     if fabric.peers == "number" and fabric.peers_base is not None:
         return {node: _numbered(fabric.peers_base, node) for node in nodes}
     try:
-        text = Path(fabric.peers_file).read_text(encoding="utf-8", errors="replace")
+        with open(fabric.peers_file, encoding="utf-8", errors="replace") as file:
+            text = file.read()
     except OSError as error:
         raise SiteError(f"[fabric] peers_file {fabric.peers_file}: {error.strerror}") from None
     return from_hosts(text, fabric, nodes)

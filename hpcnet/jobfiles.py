@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from hpcnet import names
+from hpcnet import interfaces, names
 from hpcnet.model import Endpoint, Plan
 
 _LOCAL = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
@@ -26,7 +26,7 @@ def hosts(plan: Plan, host_file: str) -> str:
     longer, others = _own_names(plan, host_file)
     nodes = frozenset(plan.nodes)
     lines = [_LOCAL, f"# network of job {plan.job_id}\n"]
-    for endpoint in sorted((*plan.own, *plan.peers), key=lambda endpoint: endpoint.ipv4):
+    for endpoint in sorted((*plan.own, *plan.peers), key=lambda endpoint: int(endpoint.ipv4)):
         if endpoint.slot and host_name(endpoint) in nodes:
             continue
         aliases = " ".join([host_name(endpoint), *(longer[endpoint.node] if endpoint.slot == 0 else ())])
@@ -73,15 +73,22 @@ def environment(plan: Plan) -> dict[str, str]:
     }
     if lease.docker:
         variables["HPCNET_DOCKER_NETWORK"] = names.docker_network(plan.job_id)
+    if plan.variables:
+        # What the plugin sets in tasks, and takes away again in a job that was submitted from one.
+        variables["HPCNET_ENV"] = interfaces.listed(plan.variables)
     return variables
 
 
-def network(plan: Plan) -> str:
-    """The file ``network`` for the SPANK plugin: who may join what, and the job's environment."""
+def network(plan: Plan, resolv_conf: bool = False) -> str:
+    """The file ``network`` for the SPANK plugin: who may join what, and the job's environment.
+
+    ``resolv_conf``: whether the job has one of its own.
+    """
     head = {
         "uid": str(plan.uid),
         "join": plan.lease.join,
         "netns": names.netns(plan.job_id),
         "hosts": f"{names.job_dir(plan.job_id)}/hosts",
+        **({"resolv": f"{names.job_dir(plan.job_id)}/resolv.conf"} if resolv_conf else {}),
     }
     return "".join(f"{key}={value}\n" for key, value in {**head, **environment(plan)}.items())

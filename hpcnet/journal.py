@@ -14,15 +14,15 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
 from ipaddress import IPv4Address
 from typing import Any
 
 from hpcnet import names
+from hpcnet.frozen import frozen
+from hpcnet.model import VXLAN_PORT
 
 NETWORK, ATTACHMENTS = 0, 1 << 32
 """Which of a job's locks: its place in the file, beside the job's number."""
@@ -30,7 +30,7 @@ NETWORK, ATTACHMENTS = 0, 1 << 32
 _POLL_SECONDS = 0.05
 
 
-@dataclass(frozen=True)
+@frozen
 class Entry:
     """Everything from which a plan is made again, and what is needed to remove without one."""
 
@@ -53,6 +53,7 @@ class Entry:
     """Of an IPoIB uplink."""
     account: str = ""
     """Slurm's, empty where it does not tell a Prolog."""
+    vxlan_port: int = VXLAN_PORT
 
     @property
     def addresses(self) -> dict[str, IPv4Address]:
@@ -121,7 +122,7 @@ def begin(entry: Entry) -> None:
         os.mkdir(names.job_dir(entry.job_id), 0o755)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{names.job_dir(entry.job_id)}/refused")
-    _write(entry.job_id, "journal", json.dumps(asdict(entry)) + "\n", 0o600)
+    _write(entry.job_id, "journal", json.dumps(vars(entry)) + "\n", 0o600)
 
 
 def done(job_id: int, step: str) -> None:
@@ -149,11 +150,11 @@ _TYPES = {"str": str, "int": int, "dict[str, str]": dict}
 
 def _entry(document: dict[str, Any], job_id: int) -> Entry:
     """Raises ValueError, TypeError. Another version's keys are passed over; those it lacks have their default."""
-    known = {field.name: document[field.name] for field in fields(Entry) if field.name in document}
+    known = {name: document[name] for name in Entry.__annotations__ if name in document}
     entry = Entry(**known)
-    for field in fields(Entry):
-        if type(getattr(entry, field.name)) is not _TYPES[str(field.type)]:
-            raise TypeError(field.name)
+    for name, kind in Entry.__annotations__.items():
+        if type(getattr(entry, name)) is not _TYPES[kind]:
+            raise TypeError(name)
     if entry.job_id != job_id or not 0 <= entry.vni < 1 << 24:
         raise ValueError(f"{entry.job_id}, {entry.vni}")
     if not all(type(address) is str and IPv4Address(address) for address in entry.underlays.values()):
@@ -178,9 +179,16 @@ def jobs() -> list[int]:
         return []
 
 
-def publish(job_id: int, hosts: str, network: str) -> None:
-    """Write the job's hosts file, then the file that tells the SPANK plugin that the network is complete."""
+def publish(job_id: int, hosts: str, network: str, resolv_conf: str = "") -> None:
+    """Write the job's hosts file, its resolv.conf unless that is the node's (empty), and then the file that tells
+    the SPANK plugin that the network is complete.
+    """
     _write(job_id, "hosts", hosts, 0o644)
+    if resolv_conf:
+        _write(job_id, "resolv.conf", resolv_conf, 0o644)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{names.job_dir(job_id)}/resolv.conf")
     _write(job_id, "network", network, 0o644)
 
 
@@ -226,8 +234,19 @@ def variables(job_id: int) -> dict[str, str]:
 
 def erase(job_id: int) -> None:
     """Remove the job's directory; gone already is fine."""
+    _erase(names.job_dir(job_id))
+
+
+def _erase(directory: str) -> None:
+    """As shutil.rmtree, whose import costs as much as removing a network: only root writes here."""
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(names.job_dir(job_id))
+        for entry in list(os.scandir(directory)):
+            if entry.is_dir(follow_symlinks=False):
+                _erase(entry.path)
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.path)
+        os.rmdir(directory)
 
 
 def _write(job_id: int, name: str, text: str, mode: int) -> None:

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from hpcnet import request as requests
 from hpcnet.config import AnyPool, Direct, Pool, Site
 from hpcnet.errors import SiteError
+from hpcnet.frozen import frozen, replace
 from hpcnet.model import NONE, VXLAN_OVERHEAD, Lease, Request
 
 MAX_NODES = 16384
@@ -51,7 +51,7 @@ class Held(NamedTuple):
     """Of a lease that has it alone."""
 
 
-@dataclass(frozen=True)
+@frozen
 class State:
     """All that the allocator knows: what is held, and where it gave last."""
 
@@ -65,7 +65,7 @@ class State:
     last_direct_ipv4: int = -1
 
 
-@dataclass(frozen=True)
+@frozen
 class Terms:
     """What a lease says besides its numbers: the request with the site's defaults filled in."""
 

@@ -16,16 +16,16 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from contextlib import closing, contextmanager
 from types import TracebackType
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 from hpcnet import lease as leases
+from hpcnet import leaserows as rows
 from hpcnet.config import AnyPool
 from hpcnet.errors import SiteError
-from hpcnet.model import NONE, Lease
+from hpcnet.leaserows import Entry
+from hpcnet.model import Lease
 
 SCHEMA = 1
 """Version of the tables, kept in SQLite's user_version; 0 is a file that has none yet."""
@@ -49,27 +49,7 @@ CREATE TABLE last (
   direct_ipv4 INTEGER NOT NULL, swept REAL NOT NULL);
 INSERT INTO last VALUES (-1, -1, 0, '', -1, 0);
 """
-_COLUMNS = (
-    "serial, job, array, nodelist, state, ended, vni, ipv4, bits, ipv6, "
-    "mode, endpoints, mtu, tasks, egress, docker, pkey, ipoib, shared"
-)
 _END = "UPDATE lease SET state = 'ending', ended = ? WHERE serial = ?"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One lease and whose it is."""
-
-    job: int
-    array: str
-    """``ARRAYID_TASKID`` of an array task, else empty."""
-    nodelist: str
-    """Slurm's own text: the same nodes of the same job are the same run."""
-    state: str
-    """live, ending or quarantined."""
-    ended: float
-    """When it began ending, seconds since the epoch; 0 while live."""
-    lease: Lease
 
 
 class Due(NamedTuple):
@@ -125,19 +105,22 @@ class LeaseStore:
 
         A live lease of the same job on the same nodes is this run's: slurmctld was restarted and asks again.
         One on other nodes is of a run whose end nobody told; it begins to end.
+        What is next in the pools is nearly always free: all that is held is read only when it is not.
         """
         with self._transaction() as sql:
-            for entry in _entries(sql, "job = ? AND state = 'live'", job):
+            for entry in rows.entries(sql, "job = ? AND state = 'live'", job):
                 if entry.nodelist == nodelist:
                     return entry.lease, False
                 sql.execute(_END, (now, entry.lease.serial))
             try:
-                after, lease = leases.allocate(_state(sql), terms, nodes, pool, now)
+                after, lease = leases.allocate(rows.cursor(sql), terms, nodes, pool, now)
+                if rows.taken(sql, lease):
+                    after, lease = leases.allocate(rows.state(sql), terms, nodes, pool, now)
             except SiteError as error:
                 refusal = error  # what was marked above stays so
             else:
-                _insert(sql, Entry(job, array, nodelist, "live", 0.0, lease))
-                _set_last(sql, after)
+                rows.insert(sql, Entry(job, array, nodelist, "live", 0.0, lease))
+                rows.set_last(sql, after)
                 return lease, True
         raise refusal
 
@@ -150,7 +133,7 @@ class LeaseStore:
     def entries(self) -> list[Entry]:
         """All leases that are not free, by serial."""
         with self._transaction() as sql:
-            return _entries(sql, "1")
+            return rows.entries(sql, "1")
 
     def quarantined(self) -> dict[int, frozenset[str]]:
         """By serial: the nodes that a quarantined lease still waits for."""
@@ -316,13 +299,13 @@ class LeaseStore:
         for entry, (_, alone) in zip(entries, leases.disjoint(entry.lease for entry in entries)):
             if alone and entry.lease.serial not in serials:
                 serials.add(entry.lease.serial)
-                _insert(sql, entry)
+                rows.insert(sql, entry)
             elif entry.state == "live":
                 self._log(f"job {entry.job}: lease {entry.lease.serial} overlaps another job's; not restored")
         last = leases.State(last_serial=int(self._clock()) - 1)  # though the clock be set back later
         for lease in sorted((entry.lease for entry in entries), key=lambda lease: lease.serial):
             last = leases.after(last, lease)
-        _set_last(sql, last)
+        rows.set_last(sql, last)
         self._log(f"lease store {self._path} made anew; leases restored from job records: {len(serials)}")
 
     def _move_aside(self) -> None:
@@ -352,49 +335,13 @@ def _is_corrupt(error: sqlite3.Error) -> bool:
     return any(sign in str(error) for sign in ("not a database", "malformed", "no such table"))
 
 
-def _state(sql: sqlite3.Connection) -> leases.State:
-    rows = sql.execute("SELECT coalesce(vni, 0), ipv4, bits, ipv6, pkey, shared FROM lease")
-    held = tuple(leases.Held._make((*row[:4], NONE if row[5] else row[4])) for row in rows)
-    last = sql.execute("SELECT vni, ipv4, serial, subnet, direct_ipv4 FROM last").fetchone()
-    return leases.State(held, *last)
+def peek(path: str) -> tuple[leases.State, dict[str, int]]:
+    """What the allocator would start from, and how many leases are live, ending, quarantined. Raises SiteError.
 
-
-def _set_last(sql: sqlite3.Connection, state: leases.State) -> None:
-    values = (state.last_vni, state.last_ipv4, state.last_serial, state.last_subnet, state.last_direct_ipv4)
-    sql.execute("UPDATE last SET vni = ?, ipv4 = ?, serial = ?, subnet = ?, direct_ipv4 = ?", values)
-
-
-def _entries(sql: sqlite3.Connection, where: str, *values: object) -> list[Entry]:
-    rows = sql.execute(f"SELECT {_COLUMNS} FROM lease WHERE {where} ORDER BY serial", values)
-    return [_entry(*row) for row in rows]
-
-
-def _entry(serial: int, job: int, array: str, nodelist: str, state: str, ended: float, *numbers: Any) -> Entry:
-    vni, ipv4, bits, ipv6, mode, endpoints, mtu, join, egress, docker, pkey, ipoib, shared = numbers
-    lease = Lease(
-        serial, mode, vni or 0, IPv4Network((ipv4, 32 - bits)), IPv6Network(ipv6), endpoints, mtu,
-        join, egress, bool(docker), pkey, ipoib, bool(shared),
-    )  # fmt: skip
-    return Entry(job, array, nodelist, state, ended, lease)
-
-
-def _insert(sql: sqlite3.Connection, entry: Entry) -> None:
-    lease = entry.lease
-    values = (
-        *(lease.serial, entry.job, entry.array, entry.nodelist, entry.state, entry.ended),
-        *(lease.vni or None, *leases.held(lease)[1:4], lease.mode, lease.endpoints, lease.mtu),
-        *(lease.join, lease.egress, lease.docker, lease.pkey, lease.ipoib, lease.shared),
-    )
-    sql.execute(f"INSERT INTO lease ({_COLUMNS}) VALUES ({','.join('?' * len(values))})", values)
-
-
-def peek(path: str) -> leases.State:
-    """What the allocator would start from, read without making or changing anything. Raises SiteError."""
+    Nothing is made or changed.
+    """
     try:
-        sql = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=BUSY_SECONDS)
-        try:
-            return _state(sql)
-        finally:
-            sql.close()
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as sql:
+            return rows.state(sql), dict(sql.execute("SELECT state, count(*) FROM lease GROUP BY state"))
     except (sqlite3.Error, TypeError) as error:
         raise SiteError(f"lease store {path}: {error}") from None

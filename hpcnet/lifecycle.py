@@ -10,14 +10,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
-from hpcnet import fabric, jobfiles, journal, names, nodelist, record, slots
+from hpcnet import fabric, jobfiles, journal, names, nodelist, phases, record, resolver, slots
 from hpcnet.config import Site
 from hpcnet.errors import HpcnetError, NodeError, SiteError
+from hpcnet.frozen import replace
 from hpcnet.journal import Entry
-from hpcnet.kernel import child, egress, infiniband, interior, links, netns, rtnl, segment, translation
+from hpcnet.kernel import (
+    child,
+    egress,
+    infiniband,
+    interior,
+    links,
+    netns,
+    port,
+    rtnl,
+    segment,
+    sysctl,
+    translation,
+)
 from hpcnet.kernel import filter as packet_filter
 from hpcnet.model import NONE, Lease, Plan
 from hpcnet.plan import plan
@@ -66,6 +77,7 @@ def intent(job: Job, site: Site) -> Entry:
         uplink_ipoib=ipoib,
         uplink_pkey=pkey,
         account=job.account,
+        vxlan_port=site.fabric.vxlan_port,
     )
 
 
@@ -86,6 +98,8 @@ def plan_of(entry: Entry, site: Site, with_peers: bool = True) -> Plan:
         uplink_pkey=entry.uplink_pkey,
         asked_mtu=None if site.fabric.mtu else found.request.mtu,
         with_peers=with_peers,
+        variables=site.variables(found.request.env),
+        vxlan_port=entry.vxlan_port,
     )
 
 
@@ -97,30 +111,54 @@ def _lease(entry: Entry) -> tuple[Record, Lease]:
 
 
 def build(job: Job, site: Site) -> None:
-    """Build the job's network on this node, or raise with nothing of it left. Run again it converges."""
+    """Build the job's network on this node, or raise with nothing of it left. Run again it converges.
+
+    What cannot be removed again is named behind a node's reason; a refusal tries it once more.
+    """
+    left: list[str] = []
     try:
         with journal.locked(job.id):
             try:
                 _build(job, site)
             except BaseException:
-                _remove(job.id, site)
+                left = _roll_back(job.id, site)
                 raise
+    except NodeError as error:
+        raise NodeError("; ".join((str(error), *left))) from error
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-        raise NodeError(f"{what} while building the network on {job.node}") from error
+        what = f"{_said(error)} while building the network on {job.node}"
+        raise NodeError("; ".join((what, *left))) from error
+
+
+def _said(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+
+
+def _roll_back(job_id: int, site: Site) -> list[str]:
+    """Twice, if need be: the deadline may fall into it, or have passed while the whole machine stood still."""
+    with contextlib.suppress(NodeError, OSError):
+        return _remove(job_id, site)
+    try:
+        return _remove(job_id, site)
+    except (NodeError, OSError) as error:
+        return [f"what was built may still carry traffic: {error}; hpcnet cleanup removes it"]
 
 
 def _build(job: Job, site: Site) -> None:
     entry = intent(job, site)
+    phases.passed("lease")
     wanted = plan_of(entry, site)
+    phases.passed("plan")
     if wanted.direct:
         _require_allowed(wanted.lease, site)
         child.require(wanted)
     _make_room(entry, site)
     journal.begin(entry)
+    phases.passed("journal")
     for name, step in STEPS[wanted.lease.mode]:
         step(wanted, site)
         journal.done(job.id, name)
+        phases.passed(name)
 
 
 def _require_allowed(lease: Lease, site: Site) -> None:
@@ -162,7 +200,7 @@ def _namespace(wanted: Plan, site: Site) -> None:
 
 
 def _filter(wanted: Plan, site: Site) -> None:
-    packet_filter.admit(site.fabric.uplink, site.pool.vni, wanted.lease.vni, wanted.vteps)
+    packet_filter.admit(site, wanted.lease.vni, wanted.vteps)
 
 
 def _devices(wanted: Plan, site: Site) -> None:
@@ -190,7 +228,7 @@ def _egress(wanted: Plan, site: Site) -> None:
 def _admit_out(wanted: Plan, site: Site) -> None:
     if wanted.egress:
         with journal.locked(journal.NODE):
-            translation.admit(wanted.job_id, wanted.tasks.ipv4, (site.pool.ipv4, site.direct.ipv4))
+            translation.admit(wanted.job_id, wanted.tasks.ipv4, site)
 
 
 def _docker(wanted: Plan, site: Site) -> None:
@@ -198,12 +236,15 @@ def _docker(wanted: Plan, site: Site) -> None:
         from hpcnet.runtimes import docker
         from hpcnet.runtimes.engine import Engine
 
-        docker.create(wanted, Engine(site.docker.socket, site.docker.deadline))
+        docker.create(wanted, Engine(site.docker.socket, site.docker.deadline), journal.docker(wanted.job_id))
 
 
 def _publish(wanted: Plan, site: Site) -> None:
-    own = Path("/etc/hosts").read_text(encoding="utf-8", errors="replace")
-    journal.publish(wanted.job_id, jobfiles.hosts(wanted, own), jobfiles.network(wanted))
+    with open("/etc/hosts", encoding="utf-8", errors="replace") as file:
+        own = file.read()
+    resolv_conf = resolver.text(site.egress.resolv_conf) if wanted.egress else ""
+    network = jobfiles.network(wanted, bool(resolv_conf))
+    journal.publish(wanted.job_id, jobfiles.hosts(wanted, own), network, resolv_conf)
 
 
 STEPS: dict[str, tuple[tuple[str, Step], ...]] = {
@@ -261,27 +302,40 @@ def _remove(job_id: int, site: Site, ask_docker: bool = False) -> list[str]:
     if foreign and entry is None:
         journal.erase(job_id)
         return [f"namespace {names.netns(job_id)} holds {', '.join(foreign)}, which hpcnet did not make; it stays"]
-    complaints = []
-    lease = _readable_lease(entry)
-    vni = _held_vni(job_id, entry)
+    vni, lease = _held_vni(job_id, entry), _readable_lease(entry)
+    phases.passed("journal")
     interior.remove_devices(job_id, attached=vni is None and bool(slots.taken(job_id)))
+    phases.passed("devices")
     netns.delete(job_id)
+    phases.passed("namespace")
+    # Nothing carries traffic any more. What cannot be removed now is written down still, for the next who tries.
+    left = []
     try:
         if vni is not None:
             packet_filter.expel(vni, entry.vteps if entry and entry.vni == vni else None)
-    except NodeError as error:
-        complaints.append(f"packets of VNI {vni} are still let in, to no device: {error}")
+    except (NodeError, OSError) as error:
+        left.append(f"packets of VNI {vni} are still let in, to no device: {error}; hpcnet cleanup removes them")
+    phases.passed("filter")
     try:
         if lease is None or lease.egress == "host":
             with journal.locked(journal.NODE):
                 translation.expel(job_id)
-    except NodeError as error:
-        complaints.append(f"the filter still knows the link {names.egress_link(job_id)}, which is gone: {error}")
+    except (NodeError, OSError) as error:
+        link = names.egress_link(job_id)
+        left.append(f"the filter still knows the link {link}, which is gone: {error}; hpcnet cleanup removes it")
+    phases.passed("egress")
     # Last, since dockerd may hang; also where it made the network after its Prolog had given up waiting.
+    # What is left in it is found by its label.
+    dockers = []
     if ask_docker or journal.docker(job_id) or (lease and lease.docker):
-        complaints += _remove_docker(job_id, site)
-    journal.erase(job_id)
-    return complaints
+        dockers = _remove_docker(job_id, site)
+    phases.passed("docker")
+    try:
+        if not left:
+            journal.erase(job_id)
+    except OSError as error:
+        left.append(f"{names.job_dir(job_id)} is left: {error.strerror}; hpcnet cleanup removes it")
+    return left + dockers
 
 
 def _held_vni(job_id: int, entry: Entry | None) -> int | None:
@@ -312,25 +366,35 @@ def _remove_docker(job_id: int, site: Site) -> list[str]:
 
 
 def refuse(job_id: int, reason: str, site: Site) -> None:
-    """Record that this job gets no network here, so that none of its tasks starts without one."""
-    with journal.locked(job_id):
-        _remove(job_id, site)
-        journal.refuse(job_id, reason)
+    """Record that this job gets no network here: none of its tasks starts without one. Raises NodeError."""
+    try:
+        with journal.locked(job_id):
+            _remove(job_id, site)
+            journal.refuse(job_id, reason)
+    except OSError as error:
+        raise NodeError(f"{_said(error)} while the job was refused: {reason}") from error
 
 
-def load_filter(site: Site) -> None:
-    """Load the packet filter and the entries of the jobs here, so that a flushed one is whole again."""
+def load_filter(site: Site) -> str:
+    """Load the packet filter and the entries of the jobs here, so that a flushed one is whole again.
+
+    Takes the VXLAN port too, where jobs may need it; returns why that cannot be had, or nothing.
+    """
     journal.prepare()
-    packet_filter.load(site.fabric.uplink, site.pool.vni)
+    packet_filter.load(site)
     for job_id in journal.jobs():
         entry = journal.read(job_id)
         if entry and entry.boot_id == boot_id():
             if entry.vni:
-                packet_filter.admit(site.fabric.uplink, site.pool.vni, entry.vni, entry.vteps)
+                packet_filter.admit(site, entry.vni, entry.vteps)
             with contextlib.suppress(HpcnetError):  # one that this version cannot read keeps none from the others
                 _admit_out(plan_of(entry, site), site)
+    if "vxlan" in site.offer.modes:
+        return port.hold(site.fabric.vxlan_port)
+    port.release()
+    return ""
 
 
 def boot_id() -> str:
     """Which boot of this node it is; what an older boot built is gone with it."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return sysctl.read("kernel/random/boot_id") or ""

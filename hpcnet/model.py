@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from hpcnet.frozen import frozen
 
 MODES = ("vxlan", "direct")
 IPOIB_MODES = ("datagram", "connected")
 JOINS = ("tasks", "none")
 EGRESSES = ("host", "none")
+ENVS = ("site", "none")
 
 NONE = "none"
 """Of a lease's pkey and ipoib: the lease does not say."""
@@ -18,10 +21,10 @@ VXLAN_OVERHEAD = 50
 """Bytes that VXLAN over IPv4 adds: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348)."""
 
 VXLAN_PORT = 4789
-"""UDP port of VXLAN (RFC 7348); the kernel's default is another one."""
+"""UDP port of VXLAN (RFC 7348), where the site names no other; the kernel's default is 8472."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Request:
     """What the user wrote after ``--network=ib``. None: not said, the site's default holds."""
 
@@ -35,9 +38,10 @@ class Request:
     join: str | None = None
     egress: str | None = None
     docker: bool | None = None
+    env: str | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Lease:
     """What the nodes cannot derive by themselves; the same for every node of the job."""
 
@@ -64,7 +68,7 @@ class Lease:
     """Whether other jobs can reach this network: mode=direct, but for a pkey that is this job's alone."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Endpoint:
     """One address pair of the job's network, and where it is reached on the fabric."""
 
@@ -79,7 +83,7 @@ class Endpoint:
     """The node's own address on the fabric, its VTEP."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Plan:
     """All that one node builds for a job. Every node of the job computes the same from the same lease."""
 
@@ -100,6 +104,10 @@ class Plan:
     """mode=direct on InfiniBand: datagram or connected; empty: the job's interface is an Ethernet one."""
     pkey: str = ""
     """Of the IPoIB interface: the lease's or else the uplink's."""
+    variables: Mapping[str, str] = {}
+    """By which the tasks' libraries are told their interface."""
+    vxlan_port: int = VXLAN_PORT
+    """UDP port of the VXLAN device; the same on all nodes of the fabric."""
 
     @property
     def direct(self) -> bool:

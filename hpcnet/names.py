@@ -39,6 +39,11 @@ NFT_TABLE = "hpcnet"
 NFT_EGRESS_TABLE = "hpcnet_egress"
 """The one that is there while jobs with egress=host are."""
 
+PORT_NETNS = "hpcnet"
+"""Namespace of the device that holds the VXLAN port for the kernel."""
+
+PORT_DEVICE = "hpcport"
+
 DEVICE_GROUP = 0x68706E
 """Netdev group of every device hpcnet makes ("hpn"): honoured at creation, unlike an ifalias."""
 

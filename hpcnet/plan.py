@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
+from hpcnet import interfaces, names
 from hpcnet import lease as leases
 from hpcnet.errors import NodeError, SiteError, UserError
-from hpcnet.model import NONE, VXLAN_OVERHEAD, Endpoint, Lease, Plan
+from hpcnet.model import NONE, VXLAN_OVERHEAD, VXLAN_PORT, Endpoint, Lease, Plan
 from hpcnet.request import DATAGRAM_MTU_MAX, MTU_MAX
 
 MTU_MINIMUM = 1280
@@ -65,12 +66,15 @@ def plan(
     uplink_pkey: str = "",
     asked_mtu: int | None = None,
     with_peers: bool = True,
+    variables: Mapping[str, str] | None = None,
+    vxlan_port: int = VXLAN_PORT,
 ) -> Plan:
     """What ``node`` builds for a job over ``nodes`` (Slurm's order, which gives the ranks).
 
     ``underlays`` holds every node's address on the fabric, ``uplink_mtu`` (bytes) what this node's fabric
     interface carries; ``uplink_ipoib`` (datagram or connected) and ``uplink_pkey`` are empty when that is no
     IPoIB interface. ``asked_mtu`` is the user's own, so that a too large one is blamed on the user.
+    ``variables`` tell the tasks' libraries their interface (:mod:`hpcnet.interfaces`).
     ``with_peers=False`` leaves ``peers`` empty, which takes most of the time for a large job.
     Raises SiteError, NodeError or UserError.
     """
@@ -99,6 +103,8 @@ def plan(
         ),
         ipoib=ipoib,
         pkey=pkey,
+        variables=interfaces.of(variables or {}, names.TASKS_DEVICE) if lease.join == "tasks" else {},
+        vxlan_port=vxlan_port,
     )
 
 

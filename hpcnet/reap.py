@@ -227,7 +227,7 @@ def _removed(network: Network, site: Site) -> Network:
         return replace(network, done="failed", complaints=(str(error),))
     if complaints is None:
         return replace(network, verdict=Verdict(LIVE, "it has changed since it was judged"))
-    return replace(network, done="removed", complaints=tuple(complaints))
+    return replace(network, done="failed" if complaints else "removed", complaints=tuple(complaints))
 
 
 def _again(left: Remains, site: Site) -> Remains | None:
@@ -251,4 +251,4 @@ def _admit_again(vni: int, site: Site) -> None:
         if entry and entry.vni == vni:
             with journal.locked(job_id):
                 if journal.read(job_id) == entry:
-                    packet_filter.admit(site.fabric.uplink, site.pool.vni, vni, entry.vteps)
+                    packet_filter.admit(site, vni, entry.vteps)

@@ -13,11 +13,11 @@ The request stays in front in every state, so that a requeued job can be leased 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from hpcnet import names, request
 from hpcnet.errors import SiteError, UserError
+from hpcnet.frozen import frozen
 from hpcnet.model import EGRESSES, IPOIB_MODES, JOINS, MODES, NONE, Lease, Request
 
 VERSION = 1
@@ -29,7 +29,7 @@ LIMIT = 1024
 _KEYS = frozenset("v serial mode vni ipv4 ipv6 endpoints mtu join egress docker pkey ipoib shared".split())
 
 
-@dataclass(frozen=True)
+@frozen
 class Record:
     """A token: ``state`` is asked, lease or refused; ``lease`` and ``reason`` belong to the latter two."""
 

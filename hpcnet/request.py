@@ -15,7 +15,7 @@ from typing import Any, Callable, Protocol
 
 from hpcnet import names
 from hpcnet.errors import UserError
-from hpcnet.model import EGRESSES, IPOIB_MODES, JOINS, MODES, VXLAN_OVERHEAD, Request
+from hpcnet.model import EGRESSES, ENVS, IPOIB_MODES, JOINS, MODES, VXLAN_OVERHEAD, Request
 
 LENGTH = 256
 """Longest option in bytes."""
@@ -202,6 +202,7 @@ _KEYS: dict[str, tuple[Reader, str]] = {
     "join": _one_of(*JOINS),
     "egress": _one_of(*EGRESSES),
     "docker": (_docker, "yes or no"),
+    "env": _one_of(*ENVS),
 }
 
 

@@ -4,11 +4,13 @@
  *
  *     required /opt/hpcnet/lib/hpcnet/hpcnet_spank.so [state=/run/hpcnet]
  *
- * The Prolog leaves what to join, or why not, in the job's state directory. The plugin acts on it in four steps:
+ * The Prolog leaves what to join, or why not, in the job's state directory. The plugin acts on it in these steps:
  *
- *     init                  in slurmstepd, as root: environment and verdict (verdict.c), relay (pmix.c, relay.c)
+ *     init                  in slurmstepd, as root: environment.c, verdict.c, and the relay (pmix.c, relay.c)
+ *                           in srun, sbatch and salloc, as the user: what cannot work there (launch.c)
  *     task_init_privileged  in the forked task, as root: join (join.c)
  *     task_init             in the task, as the user, stdio in place: where the PMIx server is, the gate
+ *     task_post_fork        in the slurmstepd of the extern step, as root: its relay (x11.c)
  *     exit                  in slurmstepd, at the step's end: the relay's end
  *
  * Only the gate stops a task. An error from init or user_init drains the node of a batch job (slurmstepd/mgr.c), and a
@@ -30,28 +32,10 @@
 
 #pragma GCC visibility push(default)
 SPANK_PLUGIN(hpcnet, 1)
+const char hpcnet_version[] = HPCNET_VERSION;	/* "hpcnet doctor" compares it with its own */
 #pragma GCC visibility pop
 
 /* ---------------------------------------------------------------- init: environment and verdict */
-
-/* An outer job's variables come along with srun and sbatch; in this job they would be lies. */
-static void drop_inherited(spank_t sp)
-{
-	char **env = NULL, *name;
-	size_t i = 0;
-
-	if (spank_get_item(sp, S_JOB_ENV, &env) != ESPANK_SUCCESS || !env)
-		return;
-	while (env[i]) {
-		if (strncmp(env[i], PREFIX, strlen(PREFIX)) == 0 && strchr(env[i], '=') &&
-		    (name = strndup(env[i], strcspn(env[i], "=")))) {
-			spank_unsetenv(sp, name);	/* the next one moves up into its place */
-			free(name);
-		} else {
-			i++;
-		}
-	}
-}
 
 static void init_step(spank_t sp)
 {
@@ -66,8 +50,11 @@ static void init_step(spank_t sp)
 		return;
 	drop_inherited(sp);
 	read_verdict(sp);
-	if (!is_ordinary_step())
+	if (!is_ordinary_step()) {
+		if (step.join)
+			prepare_launchers(sp);
 		step.join = false;
+	}
 	if (step.join && !step.refusal[0])
 		prepare_pmix(sp);
 	if (step.refusal[0])
@@ -94,7 +81,11 @@ int slurm_spank_init(spank_t sp, int argc, char *argv[])
 	case S_CTX_REMOTE:
 		init_step(sp);	/* an unknown argument is for the gate: a failure here would drain the node */
 		return ESPANK_SUCCESS;
+	case S_CTX_LOCAL:
+		refuse_inside();
+		break;
 	case S_CTX_ALLOCATOR:
+		refuse_inside();
 		/* A job submitted from inside a job asks by its own option only; sbatch and salloc set this after us. */
 		if (asks_for_network(getenv("SLURM_NETWORK")))
 			unsetenv("SLURM_NETWORK");
@@ -135,6 +126,16 @@ int slurm_spank_task_init(spank_t sp, int argc, char *argv[])
 	if (local_task == 0 || step.every_task_says)
 		dprintf(STDERR_FILENO, "hpcnet: %s\n", step.refusal);
 	_exit(EXIT_FAILURE);
+}
+
+/* ---------------------------------------------------------------- task_post_fork: X11 */
+
+int slurm_spank_task_post_fork(spank_t sp, int argc, char *argv[])
+{
+	(void)argc, (void)argv;
+	if (step.step_id == SLURM_EXTERN_CONT)
+		forward_x11(sp);
+	return ESPANK_SUCCESS;
 }
 
 /* ---------------------------------------------------------------- exit: the relay's end */

@@ -23,7 +23,7 @@ local WORD, TOKEN = "ib", "hpcnet:"
 local FIELD_LIMIT, ROOM = 1024, 512 -- of comment and extra; of it, kept for the final token
 local MTU_MIN, MTU_MAX, DATAGRAM_MTU_MAX, VXLAN_OVERHEAD, ENDPOINTS_MAX = 1280, 65520, 4092, 50, 1024
 local MODES, IPOIB_MODES = { "vxlan", "direct" }, { "datagram", "connected" }
-local JOINS, EGRESSES = { "tasks", "none" }, { "host", "none" }
+local JOINS, EGRESSES, ENVS = { "tasks", "none" }, { "host", "none" }, { "site", "none" }
 
 -- A refusal is an error whose value is this table: what the user reads, and Slurm's code for it.
 local function refuse(text, code)
@@ -96,7 +96,7 @@ local function read_pkey(value)
    return key ~= 0 and ("0x%04x"):format(key + 0x8000) or nil
 end
 
-local KEYS = { "mode", "mtu", "pkey", "ipoib", "endpoints", "join", "egress", "docker" }
+local KEYS = { "mode", "mtu", "pkey", "ipoib", "endpoints", "join", "egress", "docker", "env" }
 local GRAMMAR = {
    mode = one_of(MODES),
    mtu = integer(MTU_MIN, MTU_MAX),
@@ -106,6 +106,7 @@ local GRAMMAR = {
    join = one_of(JOINS),
    egress = one_of(EGRESSES),
    docker = one_of({ "yes", "no" }),
+   env = one_of(ENVS),
 }
 
 local function is_ours(option)
@@ -219,7 +220,7 @@ local PKEYS = a_list(a_text("0x[89a-f][0-9a-f][0-9a-f][0-9a-f]"))
 local SITE = { -- section -> key -> { its check, its default }; any: not ours to judge
    fabric = {
       uplink = { any }, mtu = { a_number(1330, 65535) }, peers = { any }, peers_file = { any },
-      peers_name = { any }, peers_base = { any },
+      peers_name = { any }, peers_base = { any }, vxlan_port = { any },
    },
    pool = { vni = { any }, ipv4 = { any }, ipv6 = { any }, store = { any }, cooldown = { any }, wait = { any } },
    direct = { allow_shared = { a_boolean, false }, pkey_pool = { PKEYS, {} }, ipv4 = { any }, ipv6 = { any } },
@@ -229,6 +230,7 @@ local SITE = { -- section -> key -> { its check, its default }; any: not ours to
       join = { a_choice(JOINS), "tasks" },
       egress = { a_choice(EGRESSES), "host" },
       docker = { a_boolean, false },
+      env = { a_choice(ENVS), "site" },
    },
    offer = {
       modes = { a_list(function(value) return has(M.built.modes, value) end), { "vxlan" } },
@@ -245,9 +247,11 @@ local SITE = { -- section -> key -> { its check, its default }; any: not ours to
       qos = { NAMES, {} },
       default_partitions = { NAMES, {} },
    },
+   egress = { resolv_conf = { any } },
    docker = { socket = { any }, deadline = { any } },
-   agent = { metrics = { any }, token_file = { any } },
+   agent = { metrics = { any }, host = { any }, token_file = { any } },
    hooks = { deadline = { any }, log = { any }, accounts = { any } },
+   environment = setmetatable({}, { __index = function() return { any } end }), -- any variable
 }
 
 -- One string, integer or boolean at a position of a line -> value, position behind it; nil: neither.
@@ -369,11 +373,11 @@ local function without_token(text)
    return (text:gsub("%S+", function(word) return mentions_token(word) and "" or nil end))
 end
 
--- A token is never taken from a user. Longer texts are refused by Slurm itself.
+-- A token is never taken from a user, also not in a text that is too long for Slurm.
 local function strip(job_desc)
    for _, field in ipairs(FIELDS) do
       local text = job_desc[field]
-      if mentions_token(text) and #text <= FIELD_LIMIT then job_desc[field] = without_token(text) end
+      if mentions_token(text) then job_desc[field] = without_token(text) end
    end
 end
 

@@ -15,7 +15,6 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
-#define NETNS_DIR "/run/netns"
 #define SUBMOUNTS_MAX 32
 
 bool cannot_join(const char *what)
@@ -110,16 +109,22 @@ static bool show_own_devices(void)
 	return done || cannot_join("/sys");
 }
 
-static bool resolve_own_names(void)
+/* Puts a file of the job's over one of the node's. */
+static bool replace(const char *path, const char *own)
 {
 	bool done;
-	int fd = open(step.hosts, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	int fd = open(own, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 
 	if (fd < 0)
-		return cannot_join(step.hosts);
-	done = only_root_writes(fd, step.hosts) && (bind_over(fd, "/etc/hosts") || cannot_join("/etc/hosts"));
+		return cannot_join(own);
+	done = only_root_writes(fd, own) && (bind_over(fd, path) || cannot_join(path));
 	close(fd);
 	return done;
+}
+
+static bool resolve_own_names(void)
+{
+	return replace("/etc/hosts", step.hosts) && (!step.resolv[0] || replace("/etc/resolv.conf", step.resolv));
 }
 
 bool join_network(void)

@@ -25,7 +25,7 @@ void prepare_pmix(spank_t sp)
 	char value[1];
 
 	if (spank_getenv(sp, "SLURM_PMIX_MAPPING_SERV", value, sizeof(value)) != ESPANK_ENV_NOEXIST)
-		start_relay();
+		start_relay("PMIx server");
 }
 
 /* The server's port in one "NAME=URI", and from where to where it is written; 0: none there. */

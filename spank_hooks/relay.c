@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Carries connections from one TCP port of 127.0.0.1 in the job's network to the same port in the node's, for one step
- * on one node. A socket belongs to the network it was made in, wherever its process is: the relay, a child of
+ * (of which the extern step's is the whole job's) on one node. A socket belongs to the network it was made in, wherever its process is: the relay, a child of
  * slurmstepd in the node's network, listens on a socket made in the job's, so nothing is routed or translated.
  *
  * start_relay()  in slurmstepd: the process, with one socket of the job's network and no privilege
@@ -39,6 +39,7 @@
 #endif
 
 static pid_t relay;
+static const char *carried;	/* what is reached by it, for messages */
 static int channel = -1;	/* to the relay; tasks inherit it until they exec */
 
 /* To a task, which asks with a port of the node's network: the one in the job's, or why there is none. */
@@ -285,8 +286,8 @@ static void __attribute__((noreturn)) run_relay(int questions, pid_t slurmstepd)
 
 static bool cannot_relay(int error)
 {
-	return refuse("job %" PRIu32 " cannot reach its PMIx server from its network, so it does not start: %s",
-		      step.job_id, error ? strerror(error) : "the relay to it has ended");
+	return refuse("job %" PRIu32 " cannot reach its %s from its network, so it does not start: %s", step.job_id,
+		      carried, error ? strerror(error) : "the relay to it has ended");
 }
 
 /* Waits for an answer; false: refused. */
@@ -302,13 +303,14 @@ static bool hear(struct answer *answer)
  * Without an exit signal the relay is a child that no wait() of slurmstepd's finds, which waits for tasks with wait3()
  * and would take its end for theirs.
  */
-void start_relay(void)
+void start_relay(const char *what)
 {
 	const struct timeval patience = { .tv_sec = ANSWER_SECONDS };
 	struct answer ready;
 	pid_t slurmstepd = getpid();
 	int ends[2];
 
+	carried = what;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) {
 		cannot_relay(errno);
 		return;

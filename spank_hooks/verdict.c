@@ -42,7 +42,8 @@ static bool refuse_start(const char *what, const char *why)
 /* The batch script and the shell of salloc call Slurm's commands, which reach the controller from the host only. */
 bool is_ordinary_step(void)
 {
-	return step.step_id != SLURM_BATCH_SCRIPT && step.step_id != SLURM_INTERACTIVE_STEP;
+	return step.step_id != SLURM_BATCH_SCRIPT && step.step_id != SLURM_INTERACTIVE_STEP &&
+	       step.step_id != SLURM_EXTERN_CONT;
 }
 
 /* Whether a --network option, or the variable made of it, is for hpcnet: its first word is exactly "ib". */
@@ -140,12 +141,17 @@ static bool keep(char *to, size_t size, const char *value)
 }
 
 /* One key=value of the network file. Keys that only a later hpcnet knows are passed over. */
-static bool take(spank_t sp, const char *key, const char *value, bool *owned)
+static bool take(spank_t sp, const char *key, char *value, bool *owned)
 {
 	char uid[16];
 
+	if (strcmp(key, LIBRARIES) == 0) {
+		if (step.join && is_ordinary_step())
+			tell_libraries(sp, value);
+		return true;
+	}
 	if (is_variable(key))
-		return spank_setenv(sp, key, value, 1) == ESPANK_SUCCESS;
+		return step.step_id == SLURM_EXTERN_CONT || spank_setenv(sp, key, value, 1) == ESPANK_SUCCESS;
 	if (strcmp(key, "uid") == 0) {
 		snprintf(uid, sizeof(uid), "%" PRIu32, (uint32_t)step.uid);
 		*owned = strcmp(value, uid) == 0;
@@ -156,6 +162,8 @@ static bool take(spank_t sp, const char *key, const char *value, bool *owned)
 		return *value && *value != '.' && !strchr(value, '/') && keep(step.netns, sizeof(step.netns), value);
 	} else if (strcmp(key, "hosts") == 0) {
 		return *value == '/' && keep(step.hosts, sizeof(step.hosts), value);
+	} else if (strcmp(key, "resolv") == 0) {
+		return *value == '/' && keep(step.resolv, sizeof(step.resolv), value);
 	}
 	return true;
 }
@@ -205,7 +213,8 @@ static void judge_without_state(spank_t sp)
 	/* A step may have asked by itself; in a batch script or the shell of salloc it was the job. */
 	perhaps_no_prolog = !is_ordinary_step() || access(state_dir, F_OK) < 0;
 	refuse("this job has no network of its own; ask for it at sbatch/salloc/srun time of the job: --network=ib%s",
-	       perhaps_no_prolog ? " (or the node's Prolog did not run hpcnet)" : "");
+	       perhaps_no_prolog ? " (or the node's Prolog did not run hpcnet)"
+				 : " (or this node was booted since, and lost it)");
 }
 
 void read_verdict(spank_t sp)

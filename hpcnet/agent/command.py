@@ -11,7 +11,9 @@ import threading
 from hpcnet import config, journal, names
 from hpcnet.agent.driver import Driver
 from hpcnet.agent.metrics import MetricsServer
+from hpcnet.agent.naming import name_later
 from hpcnet.agent.server import Server
+from hpcnet.config import Site
 
 
 def run(config_file: str) -> int:
@@ -19,7 +21,11 @@ def run(config_file: str) -> int:
     site = config.load(config_file)
     journal.prepare()
     scraped = MetricsServer(site.agent) if site.agent.metrics else None
-    driver = Driver(lambda: config.load(config_file))
+
+    def settings() -> Site:
+        return config.load(config_file)
+
+    driver = Driver(settings, lambda job, endpoint, owner: name_later(job, endpoint, owner, settings))
     with Server(names.DOCKER_PLUGIN, driver.answer) as server:
         stopped = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

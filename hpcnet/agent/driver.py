@@ -26,6 +26,9 @@ from hpcnet.kernel import attachment as devices
 from hpcnet.kernel import netns
 from hpcnet.model import Endpoint
 
+Joined = Callable[[int, Endpoint, str], None]
+"""Told of each container that joins: job id, its endpoint, the slot's owner ("docker" and Docker's id of it)."""
+
 _GENERIC = "com.docker.network.generic"
 _GATEWAY = "com.docker.network.gateway"
 _PORTS = "com.docker.network.portmap"
@@ -39,8 +42,8 @@ Response = dict[str, Any]
 class Driver:
     """Answers dockerd; ``site`` reads the configuration anew, as it may change while an agent runs."""
 
-    def __init__(self, site: Callable[[], Site]) -> None:
-        self._site = site
+    def __init__(self, site: Callable[[], Site], joined: Joined = lambda *_: None) -> None:
+        self._site, self._joined = site, joined
         self._answers: Mapping[str, Callable[[Request], Response]] = {
             "/Plugin.Activate": lambda request: {"Implements": ["NetworkDriver", "IpamDriver"]},
             "/NetworkDriver.GetCapabilities": lambda request: {"Scope": "local", "ConnectivityScope": "local"},
@@ -138,7 +141,8 @@ class Driver:
         name = names.handover(identity)
         with netns.own() as here:
             devices.remove(name, here)  # of a start that failed
-            attachment.make(job_id, owned[0], name, here, self._site())
+            endpoint = attachment.make(job_id, owned[0], name, here, self._site())
+        self._joined(job_id, endpoint, f"{_OWNER} {identity}")
         return {"InterfaceName": {"SrcName": name, "DstPrefix": "hpc"}, "DisableGatewayService": True}
 
     def _delete_endpoint(self, request: Request) -> Response:

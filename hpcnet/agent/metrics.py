@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prometheus' way to the counters: ``GET /metrics`` with the site's token, answered by reading them then.
+"""Prometheus' way to the counters, and that of admins' viewers: ``GET /metrics`` and ``GET /samples`` with the
+site's token, answered by reading them then.
 
 Without the token nobody gets an answer, also not on loopback: every user of the node can connect there, and may
 see the counters of own jobs only.
@@ -8,18 +9,22 @@ see the counters of own jobs only.
 from __future__ import annotations
 
 import hmac
+import json
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from hpcnet import __version__, journal, record
 from hpcnet.config import Agent
-from hpcnet.counters import metrics, reading
-from hpcnet.counters.model import JobInfo
+from hpcnet.counters import agents, metrics, reading, wire
+from hpcnet.counters.model import JobInfo, NodeSample
+from hpcnet.counters.neighbours import Tables
 from hpcnet.errors import HpcnetError, NodeError
 
 _SHORTEST_TOKEN = 16
+_CONNECTIONS = 32  # at once: anybody on the node may open them, and Docker's driver is in the same process
 
 
 class MetricsServer(ThreadingHTTPServer):
@@ -30,11 +35,27 @@ class MetricsServer(ThreadingHTTPServer):
     def __init__(self, settings: Agent) -> None:
         self.token = _token(settings.token_file)
         self.reading = threading.Lock()  # one pass over the namespaces at a time, however many ask
+        self.tables = Tables()
+        self._room = threading.BoundedSemaphore(_CONNECTIONS)
         host, _, port = settings.metrics.rpartition(":")
         try:
             super().__init__((host, int(port)), _Handler)
         except OSError as error:
             raise NodeError(f"[agent] metrics {settings.metrics}: {error.strerror or error}") from None
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In a thread, if there is room for one more."""
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """The thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
 
 
 def _token(path: str) -> bytes:
@@ -49,10 +70,17 @@ def _token(path: str) -> bytes:
     return token
 
 
-def collect(node: str) -> str:
-    """What Prometheus gets now."""
-    samples = reading.read_node(node)
+def render(samples: list[NodeSample]) -> str:
+    """What Prometheus gets."""
     return metrics.render(samples, [_info(sample.job_id) for sample in samples], __version__)
+
+
+def listed(samples: list[NodeSample]) -> str:
+    """What a viewer gets (hpcnet.counters.agents)."""
+    return json.dumps([wire.encode(sample) for sample in samples], separators=(",", ":"))
+
+
+_ANSWERS = {"/metrics": (metrics.CONTENT_TYPE, render), agents.PATH: ("application/json", listed)}
 
 
 def _info(job_id: int) -> JobInfo:
@@ -68,31 +96,37 @@ def _info(job_id: int) -> JobInfo:
 
 class _Handler(BaseHTTPRequestHandler):
     server: MetricsServer
-    timeout = 10
+    timeout = 70  # seconds between two requests of one connection: the slowest viewer asks every 60
+    protocol_version = "HTTP/1.1"
     server_version = "hpcnet"
     sys_version = ""
 
     def do_GET(self) -> None:
-        if self.path.partition("?")[0] != "/metrics":
-            self._answer(404, "the metrics are at /metrics\n")
+        path = self.path.partition("?")[0]
+        if path not in _ANSWERS:
+            self._answer(404, f"there is {' and '.join(_ANSWERS)}\n")
             return
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         if scheme != "Bearer" or not hmac.compare_digest(token.strip().encode(), self.server.token):
             self._answer(401, "the token of [agent] token_file is needed\n")
             return
+        content_type, text_of = _ANSWERS[path]
         try:
             with self.server.reading:
-                text = collect(os.uname().nodename.partition(".")[0])
+                tables = self.server.tables if path == agents.PATH else None
+                text = text_of(reading.read_node(os.uname().nodename.partition(".")[0], tables))
         except OSError as error:
             self._answer(500, f"the counters cannot be read: {error.strerror or error}\n")
             return
-        self._answer(200, text)
+        self._answer(200, text, content_type)
 
-    def _answer(self, status: int, text: str) -> None:
+    def _answer(self, status: int, text: str, content_type: str = "text/plain") -> None:
         body = text.encode()
         self.send_response(status)
-        self.send_header("Content-Type", metrics.CONTENT_TYPE if status == 200 else "text/plain")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
+        if status != 200:
+            self.send_header("Connection", "close")  # nobody without the token keeps a thread
         if status == 401:
             self.send_header("WWW-Authenticate", "Bearer")
         self.end_headers()

@@ -4,33 +4,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
 from hpcnet import allocation, config, leasestore, lifecycle, nodelist, reap
 from hpcnet.allocation import Sweep
 from hpcnet.cli.node import as_root
+from hpcnet.cli.nodes import DONE, LEFT, UNKNOWN, ask, print_lines
 from hpcnet.cli.table import print_json
 from hpcnet.config import Site
 from hpcnet.errors import HpcnetError, UserError
 from hpcnet.leasestore import LeaseStore
-
-RSH = "ssh -o BatchMode=yes -o ConnectTimeout=10"
-AT_ONCE = 32
-"""Nodes that are worked on at the same time."""
-
-NODE_SECONDS = 300
-"""How long one node may take."""
-
-DONE, LEFT, UNKNOWN = 0, 1, 3
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -145,51 +132,18 @@ def _over_nodes(arguments: argparse.Namespace, site: Site) -> int:
     nodes = nodelist.expand(arguments.nodes)
     keep_store = arguments.dry_run or not os.path.exists(site.pool.store)
     waiting = {} if keep_store else _quarantined(site, arguments.job)
-    answers: dict[str, dict[str, Any]] = {}
-    codes = set()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        working = {pool.submit(_on_node, node, arguments): node for node in nodes}
-        for count, future in enumerate(as_completed(working), 1):
-            node = working[future]
-            code, answers[node] = future.result()
-            codes.add(code)
-            said = answers[node].get("error") or _summary(answers[node])
-            print(f"{count}/{len(nodes)} {node}: {said}", file=sys.stderr)
+    words = ["cleanup", "--json", "--min-age", f"{arguments.min_age:.0f}", "--config", arguments.config]
+    words += ["--dry-run"] if arguments.dry_run else []
+    words += ["--job", str(arguments.job)] if arguments.job else []
+    code, answers = ask(nodes, words, arguments.rsh, "networks", _summary)
     freed = _tell_store(site, waiting, answers)
     if arguments.json:
         print_json({"nodes": answers, "freed": freed})
-    else:
-        _print_nodes(nodes, answers, freed)
-    return max(codes, key=(DONE, LEFT, UNKNOWN).index, default=DONE)
-
-
-def _on_node(node: str, arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    """Exit code and report of cleanup on one node; a node that cannot be reached is an ``error``."""
-    program = os.path.abspath(sys.argv[0])
-    words = [program, "cleanup", "--json", "--min-age", f"{arguments.min_age:.0f}", "--config", arguments.config]
-    words += ["--dry-run"] if arguments.dry_run else []
-    words += ["--job", str(arguments.job)] if arguments.job else []
-    command = [*shlex.split(arguments.rsh), node, *map(shlex.quote, words)]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=NODE_SECONDS,
-            check=False,
-        )
-        document = json.loads(done.stdout)
-        if isinstance(document, dict) and isinstance(document.get("networks"), list):
-            return done.returncode if done.returncode in (DONE, LEFT) else UNKNOWN, document
-    except subprocess.TimeoutExpired:
-        return UNKNOWN, {"error": f"no answer within {NODE_SECONDS} s"}
-    except OSError as error:
-        return UNKNOWN, {"error": f"{command[0]} cannot be started: {error.strerror}"}
-    except ValueError:
-        pass
-    why = " ".join(done.stderr.split())[-200:] or f"exit code {done.returncode}, and no report"
-    return UNKNOWN, {"error": why}
+        return code
+    print_lines(nodes, answers, lines)
+    if freed:
+        print(f"leases freed from quarantine: {freed}")
+    return code
 
 
 def _summary(document: Mapping[str, Any]) -> str:
@@ -198,15 +152,6 @@ def _summary(document: Mapping[str, Any]) -> str:
         done = "live" if network["kind"] == reap.LIVE else network["done"]
         counts[done] = counts.get(done, 0) + 1
     return ", ".join(f"{count} {done}" for done, count in counts.items()) or "nothing"
-
-
-def _print_nodes(nodes: list[str], answers: Mapping[str, Mapping[str, Any]], freed: int) -> None:
-    for node in nodes:
-        answer = answers[node]
-        for line in [answer["error"]] if "error" in answer else lines(answer):
-            print(f"{node}: {line}")
-    if freed:
-        print(f"leases freed from quarantine: {freed}")
 
 
 def _quarantined(site: Site, job: int) -> dict[str, set[int]]:

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address
 
 from hpcnet import __version__, names, reap
-from hpcnet.cli import cleanup, entering, networks, node, planning, stats
+from hpcnet.cli import bench, cleanup, entering, networks, node, nodes, planning, stats
+from hpcnet.counters.transports import AUTO, TRANSPORTS
 from hpcnet.errors import HpcnetError, UserError
 
 _EXIT_CODES = """\
 exit codes:
   0  done; for check: nothing differs
   1  check found a difference; show found no network of that job; stats found no counters of it; cleanup could
-     not remove something
+     not remove something; doctor found what fails
   2  the command line or the --network option is wrong
   3  the site or the node stands in the way: configuration, slurmctld, the kernel
   exec: that of the command it ran
@@ -51,18 +52,25 @@ examples:
 _STATS = """\
 Rates are bits per second, totals bytes, of the job's own interfaces; "-" is what is not known. Without --once,
 --watch and --json it shows a table that changes, on a terminal, until you press Ctrl-C or the job ends.
-It runs as a step of the job (sacct shows it as hpcnet-stats) and is the job owner's and root's to call.
+
+Where it reads, by --transport:
+  srun    a step of the job (sacct shows it as hpcnet-stats): the job owner's and root's to use
+  agent   the agents of the nodes, where [agent] metrics is set: all jobs, and containers too, for root and whoever
+          else may read [agent] token_file
+  ssh     one connection to each node, for who may log in there: the owner's and root's
+  auto    agent for who may use it, else srun
 
 examples:
   hpcnet stats 1234
   hpcnet stats 1234 --once
   hpcnet stats --json             all of your jobs, once
+  hpcnet stats --all              everybody's
   hpcnet stats 1234 --watch 5 | jq -c '[.node, .interfaces[0].rates.rx_bytes]'
 """
 
 _CHECK = """\
-Every line of the answer is something that the job's network should have and has not (missing), has and
-should not (foreign), or a node that does not answer a packet of full size (silent).
+Every line of the answer is something that the job's network, or the node's packet filter, should have and has
+not (missing), has and should not (foreign), or a node that does not answer a packet of full size (silent).
 
 examples:
   hpcnet check            all jobs of this node
@@ -106,6 +114,31 @@ example:
   hpcnet detach 1234 web
 """
 
+_DOCTOR = """\
+doctor looks at the host: its kernel, uplink and addresses, packet filter, Slurm's settings, plugin, permissions,
+clock, dockerd, and what dead jobs have left. "hpcnet check" looks at the networks of the jobs that run now.
+It finds out by itself what the host is: a compute node, a controller, a login host, or a host of the fabric
+without Slurm. Nothing is changed. Who is not root gets fewer checks, and is told which.
+
+  ok        as it should be
+  warn      jobs get their networks, but look at it
+  FAIL      jobs do not get what they are promised on this host, or are not protected there
+  ->        what to do
+
+exit codes:
+  0  nothing failed
+  1  something failed
+  2  the command line is wrong
+  3  a node gave no answer (--nodes)
+
+examples:
+  hpcnet doctor
+  hpcnet doctor --json | jq '.findings[] | select(.status == "fail")'
+  hpcnet doctor --local                          asks nobody but this host: for HealthCheckProgram
+  hpcnet doctor --nodes 'n[1-40]'                by ssh; also says where hpcnet.toml is another one
+  hpcnet doctor --nodes 'n[1-40]' --rsh 'clush -N -w'
+"""
+
 _CLEANUP = """\
 A network is removed when all that can be asked say that its job is not here: no slurmstepd of the job runs on this
 node, and slurmctld has the job on no node, or on others. Who gives no answer is no reason to remove: without
@@ -127,9 +160,20 @@ examples:
   hpcnet cleanup --nodes 'n[1-40]' --rsh 'clush -N -w'
 """
 
+_BENCH = """\
+Run it as a step of two tasks on two nodes: the first one measures and prints. Needs iperf3 on both. Without a
+network of the job it measures the nodes' own fabric, which is what to compare with.
+
+examples:
+  srun -N2 -n2 hpcnet bench --json > host.json
+  srun -N2 -n2 --network=ib hpcnet bench --compare host.json
+"""
+
 _FILTER = """\
   show   print hpcnet's nftables table as nft reads it, without loading it
   load   make /run/hpcnet and load the table; the entries of jobs stay, or come back after somebody flushed them.
+         Also keep UDP port 4789 ([fabric] vxlan_port) for the kernel, by a VXLAN device in the network namespace
+         "hpcnet", where mode=vxlan is offered.
          Run it at boot on every host of the fabric, and after whatever flushes all of nftables.
 
 examples:
@@ -220,6 +264,10 @@ def _parser() -> argparse.ArgumentParser:
     counters.add_argument(
         "job", metavar="JOB", type=_job_or_task, nargs="?", help="default: all of your running jobs"
     )
+    counters.add_argument("--all", action="store_true", help="jobs of all users; root's are without it")
+    counters.add_argument(
+        "--transport", choices=TRANSPORTS, default=AUTO, help="the way to the counters (default: auto)"
+    )
     how = counters.add_mutually_exclusive_group()
     how.add_argument("--once", action="store_true", help="one table; so it is where stdout is no terminal")
     how.add_argument("--watch", metavar="S", type=_interval, help="one JSON document a line, every S seconds")
@@ -242,6 +290,15 @@ def _parser() -> argparse.ArgumentParser:
     attach.add_argument(
         "--ip", metavar="ADDRESS", type=_address, help="default: the first free one of the job here"
     )
+    examining = command("doctor", _doctor, "whether this host is as hpcnet needs it", _DOCTOR)
+    examining.add_argument(
+        "--role",
+        action="append",
+        choices=("node", "controller", "login", "host"),
+        help="what this host is, instead of finding it out; may be given twice",
+    )
+    examining.add_argument("--local", action="store_true", help="do not ask slurmctld")
+    examining.add_argument("--nodes", metavar="LIST", help="on these hosts, such as n[1-40], not here")
     cleaning = command("cleanup", cleanup.run, "remove networks and leases that have no live job", _CLEANUP)
     cleaning.add_argument("--dry-run", action="store_true", help="only say what would be removed, and why")
     cleaning.add_argument("--job", metavar="N", type=_job_id, default=0, help="only this job's")
@@ -254,15 +311,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     cleaning.add_argument("--boot", action="store_true", help="only what an earlier boot left; asks nobody")
     cleaning.add_argument("--nodes", metavar="LIST", help="do it on these nodes, such as n[1-40], not here")
-    cleaning.add_argument(
-        "--rsh",
-        metavar="COMMAND",
-        default=cleanup.RSH,
-        help="what reaches a node: called with its name and a command line (default: %(default)s)",
-    )
+    for each in (examining, cleaning):
+        each.add_argument(
+            "--rsh",
+            metavar="COMMAND",
+            default=nodes.RSH,
+            help="what reaches a node: called with its name and a command line (default: %(default)s)",
+        )
+    measure = command("bench", bench.run, "measure what the job's network carries between two nodes", _BENCH)
+    measure.add_argument("--seconds", metavar="S", type=_count, default=2, help="of each test (default 2)")
+    measure.add_argument("--rounds", metavar="N", type=_count, default=3, help="of all tests (default 3)")
+    measure.add_argument("--compare", metavar="FILE", help="an answer with --json of another network")
     load = command("filter", node.run_filter, "hpcnet's own packet filter on this host", _FILTER)
     load.add_argument("action", choices=("show", "load"))
     return parser
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from hpcnet.cli import doctor
+
+    return doctor.run(arguments)
 
 
 def _address(text: str) -> IPv4Address:
@@ -291,6 +359,12 @@ def _seconds(text: str) -> float:
 def _job_id(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a job id, a number such as 1234")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:9]) <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 3600")
     return int(text)
 
 

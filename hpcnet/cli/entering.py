@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 
-from hpcnet import journal, names, nodelist
+from hpcnet import interfaces, journal, names, nodelist
 from hpcnet.cli.networks import find
 from hpcnet.errors import NodeError, UserError
 from hpcnet.kernel import netns
@@ -67,5 +67,10 @@ def _enter(wanted: str, node: str | None) -> None:
         raise NodeError(f"job {wanted} has no network on this host; as root, run it on one of the job's nodes")
     if node not in (None, entry.node):
         raise UserError(f"this is {entry.node}; as root, run it on {node} itself")
-    os.environ.update(journal.variables(entry.job_id))
-    netns.enter(entry.job_id, f"{names.job_dir(entry.job_id)}/hosts")
+    variables = journal.variables(entry.job_id)
+    for name, value in interfaces.unlisted(variables.get("HPCNET_ENV", "")).items():
+        os.environ.setdefault(name, value)
+    os.environ.update(variables)
+    files = {"/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf"}
+    paths = {target: f"{names.job_dir(entry.job_id)}/{file}" for target, file in files.items()}
+    netns.enter(entry.job_id, {target: path for target, path in paths.items() if os.path.exists(path)})

@@ -14,21 +14,27 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import Callable
 
-from hpcnet import config
+from hpcnet import config, phases, record
 from hpcnet.config import Site
 from hpcnet.errors import HpcnetError, NodeError, SiteError, UserError
+from hpcnet.frozen import frozen
 from hpcnet.slurm.environment import Job, job_from_environment
 
-_ROLLBACK = 15  # seconds that cleaning up may take beyond the deadline
+Log = Callable[[str], None]
+"""Takes a line about other jobs' leases or the store, beside the one about the hook's own job."""
+
+_ROLLBACK = 15  # seconds that cleaning up may take beyond the deadline; a Prolog tries it twice
+_LOG_SECONDS = 2  # for a syslog or a file that hangs: what was done counts, not what is said of it
 
 
 def main(hook: str) -> int:
-    """Run one hook with Slurm's environment; returns its exit code."""
+    """Run one hook with Slurm's environment; returns its exit code. Whatever happens, it leaves one line."""
+    phases.passed("imports")
     os.umask(0o022)
     os.chdir("/")
     started = time.monotonic()
@@ -37,25 +43,49 @@ def main(hook: str) -> int:
         site = config.load()
     except SiteError as error:
         site, broken = Site(), error
-    log = _Log(site.hooks.log, hook)
+    phases.passed("configuration")
+    lines: list[str] = []
+    job: Job | None = None
     try:
         job = job_from_environment(os.environ)
         with _deadline(site.hooks.deadline + (site.pool.wait if hook == "prolog-slurmctld" else 0)):
-            code = _HOOKS[hook](job, site, broken, log)
+            done = _HOOKS[hook](job, site, broken, lines.append)
     except HpcnetError as error:
-        log.write(str(error))
-        return 1 if hook == "epilog" else 0
+        done = _Done([str(error)], code=int(hook == "epilog"))
     except Exception as error:
         # nothing that reaches here is foreseen; a line, not a traceback, and the node is not trusted
-        log.write(f"internal error, please report: {type(error).__name__}: {error}")
-        return 1 if hook in ("prolog", "epilog") else 0
-    log.write(f"job {job.id}: done in {(time.monotonic() - started) * 1000:.0f} ms, exit {code}")
-    return code
+        text = f"internal error, please report: {type(error).__name__}: {error}"
+        done = _Done([text], code=int(hook in ("prolog", "epilog")))
+    serial = done.serial or (_serial(job.record_text) if job else 0)
+    ended = f"serial {serial or 'none'}, done in {(time.monotonic() - started) * 1000:.0f} ms, exit {done.code}"
+    profile = [f"ms by phase (of the processor): {phases.summary()}"] if phases.summary() else []
+    lines.append(f"{f'job {job.id}: ' if job else ''}{'; '.join((*done.words, *profile, ended))}")
+    _say(hook, lines, site.hooks.log)
+    return done.code
 
 
-def _prolog(job: Job, site: Site, broken: HpcnetError | None, log: _Log) -> int:
+@frozen
+class _Done:
+    """What a hook says of its job, and its exit code."""
+
+    words: Sequence[str]
+    code: int = 0
+    serial: int = 0
+    """Of the lease it is about; 0: the one on the record."""
+
+
+def _serial(record_text: str) -> int:
+    """0: the record has no lease that can be read."""
+    with contextlib.suppress(HpcnetError):
+        found = record.find(record_text)
+        return found.lease.serial if found and found.lease else 0
+    return 0
+
+
+def _prolog(job: Job, site: Site, broken: HpcnetError | None, log: Log) -> _Done:
     from hpcnet import lifecycle
 
+    phases.passed("imports")
     try:
         try:
             if broken:
@@ -63,52 +93,51 @@ def _prolog(job: Job, site: Site, broken: HpcnetError | None, log: _Log) -> int:
             lifecycle.build(job, site)
         except (UserError, SiteError) as error:
             lifecycle.refuse(job.id, str(error), site)
-            log.write(f"job {job.id}: refused: {error}")
+            return _Done([f"refused: {error}"])
     except NodeError as error:
         # also a refusal that cannot be recorded: without one the job would start in the host's network
-        log.write(f"job {job.id}: {error}")
-        return 1
-    return 0
+        return _Done([str(error)], code=1)
+    return _Done(["built"])
 
 
-def _epilog(job: Job, site: Site, broken: HpcnetError | None, log: _Log) -> int:
-    from hpcnet import lifecycle
+def _epilog(job: Job, site: Site, broken: HpcnetError | None, log: Log) -> _Done:
+    from hpcnet import journal, lifecycle
 
+    words: list[str] = []
+    serial = 0
     try:
         from hpcnet.counters import account
 
-        for line in account.of_job(job.id, site.hooks.accounts):
-            log.note(line)
+        phases.passed("imports")
+        entry = journal.read(job.id)
+        serial = _serial(entry.token) if entry else 0
+        words += account.of_job(job.id, site.hooks.accounts)
+        phases.passed("account")
     except Exception as error:  # whatever it is, the network must go
-        log.write(f"job {job.id}: no account of what it moved: {type(error).__name__}: {error}")
+        words.append(f"no account of what it moved: {type(error).__name__}: {error}")
     try:
         complaints = lifecycle.remove(job.id, site)
     except (NodeError, OSError) as error:
-        log.write(f"job {job.id}: its network may still carry traffic: {error}")
-        return 1
-    for complaint in complaints:
-        log.write(f"job {job.id}: {complaint}")
-    return 0
+        return _Done([f"its network may still carry traffic: {error}", *words], code=1, serial=serial)
+    return _Done(["removed", *complaints, *words], serial=serial)
 
 
-def _prolog_slurmctld(job: Job, site: Site, broken: HpcnetError | None, log: _Log) -> int:
+def _prolog_slurmctld(job: Job, site: Site, broken: HpcnetError | None, log: Log) -> _Done:
     from hpcnet import allocation
 
+    phases.passed("imports")
     if broken:
-        log.write(f"job {job.id}: refused: {broken}")
-        allocation.refuse(job, str(broken))
-    else:
-        allocation.prolog_slurmctld(job, site, log.write)
-    return 0
+        return _Done([allocation.refuse(job, str(broken))])
+    words, serial = allocation.prolog_slurmctld(job, site, log)
+    return _Done([words], serial=serial)
 
 
-def _epilog_slurmctld(job: Job, site: Site, broken: HpcnetError | None, log: _Log) -> int:
+def _epilog_slurmctld(job: Job, site: Site, broken: HpcnetError | None, log: Log) -> _Done:
     from hpcnet import allocation
 
     if broken:
         raise broken
-    allocation.epilog_slurmctld(job, site, log.write)
-    return 0
+    return _Done([allocation.epilog_slurmctld(job, site, log)])
 
 
 _HOOKS = {
@@ -135,25 +164,32 @@ def _deadline(seconds: int) -> Iterator[None]:
         signal.alarm(0)
 
 
-class _Log:
-    """Where a hook says what it did: syslog or a file; failures go to stderr too, which slurmd logs."""
-
-    def __init__(self, target: str, hook: str) -> None:
-        self._target, self._hook = target, hook
-
-    def write(self, text: str) -> None:
-        """One line."""
-        print(f"hpcnet {self._hook}: {' '.join(text.split())}", file=sys.stderr)
-        self.note(text)
-
-    def note(self, text: str) -> None:
-        """One line that slurmd's log need not have too."""
-        line = f"hpcnet {self._hook}: {' '.join(text.split())}"
-        if self._target == "syslog":
+def _say(hook: str, lines: Sequence[str], target: str) -> None:
+    """To syslog or a file, and to stderr, which slurmd keeps of a hook that fails."""
+    said = [f"{hook}: {_plain(line)}" for line in lines]
+    with contextlib.suppress(OSError):  # not by sys.stderr: what that cannot write makes Python itself exit 120
+        os.write(2, "".join(f"hpcnet {line}\n" for line in said).encode())
+    with contextlib.suppress(OSError, NodeError), _deadline(_LOG_SECONDS):
+        if target == "syslog":
             import syslog
 
             syslog.openlog("hpcnet", syslog.LOG_PID, syslog.LOG_DAEMON)
-            syslog.syslog(syslog.LOG_INFO, line.removeprefix("hpcnet "))
-            return
-        with contextlib.suppress(OSError), open(self._target, "a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
+            for line in said:
+                syslog.syslog(syslog.LOG_INFO, line)
+        else:
+            now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            _append(target, "".join(f"{now} hpcnet {line}\n" for line in said))
+
+
+def _plain(text: str) -> str:
+    """One line, without what a user got into a reason and a terminal would act on."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+def _append(path: str, text: str) -> None:
+    """In one piece, as many hooks write at once."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(file, text.encode())
+    finally:
+        os.close(file)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from hpcnet import phases
+
 HOOKS = ("prolog", "epilog", "prolog-slurmctld", "epilog-slurmctld")
 
 
@@ -13,6 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (``hpcnet --help`` lists them)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in HOOKS:
+        if words[1:] == ["--profile"]:
+            phases.start()
         from hpcnet.cli import hooks
 
         return hooks.main(words[0])

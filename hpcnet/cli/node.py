@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import asdict
 
 from hpcnet import attachment, check, config, lifecycle
@@ -45,10 +46,12 @@ def run_filter(arguments: argparse.Namespace) -> int:
     """Print or load the base table."""
     site = config.load(arguments.config)
     if arguments.action == "show":
-        print(packet_filter.ruleset(site.fabric.uplink, site.pool.vni), end="")
+        print(packet_filter.ruleset(site), end="")
         return 0
     as_root("filter load")
-    lifecycle.load_filter(site)
+    complaint = lifecycle.load_filter(site)
+    if complaint:
+        print(f"hpcnet: the filter is loaded, but {complaint}", file=sys.stderr)
     return 0
 
 

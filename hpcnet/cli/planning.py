@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         "nodes": [_node_document(rank, endpoints) for rank, endpoints in enumerate(everyone)],
     }
     if arguments.node is not None:
-        document["builds"] = _builds(given, nodes, arguments.node, underlays, site)
+        document["builds"] = _builds(given, nodes, arguments.node, underlays, site, asked.env)
     if arguments.json:
         print_json(document)
     else:
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _state(site: Site) -> tuple[lease.State, str]:
     """What the allocator knows: on the controller the pool as it is, elsewhere an empty one."""
     try:
-        return leasestore.peek(site.pool.store), "next"
+        return leasestore.peek(site.pool.store)[0], "next"
     except SiteError:
         return lease.State(), "first"
 
@@ -75,7 +75,9 @@ def _node_document(rank: int, endpoints: tuple[Endpoint, ...]) -> dict[str, Any]
     }
 
 
-def _builds(given: Lease, nodes: list[str], node: str, underlays: Any, site: Site) -> dict[str, Any]:
+def _builds(
+    given: Lease, nodes: list[str], node: str, underlays: Any, site: Site, env: str | None
+) -> dict[str, Any]:
     # Without [fabric] mtu only the node itself knows what its uplink carries, and whether that is InfiniBand.
     overhead = VXLAN_OVERHEAD if given.mode == "vxlan" else 0
     uplink_mtu = site.fabric.mtu or (given.mtu or 1500) + overhead
@@ -84,15 +86,17 @@ def _builds(given: Lease, nodes: list[str], node: str, underlays: Any, site: Sit
         ipoib = ""
     wanted = plan(
         given, nodes, node, underlays, cluster="CLUSTER", job_id=0, uid=0, uplink=site.fabric.uplink,
-        uplink_mtu=uplink_mtu, uplink_ipoib=ipoib, uplink_pkey="0xffff",
+        uplink_mtu=uplink_mtu, uplink_ipoib=ipoib, uplink_pkey="0xffff", variables=site.variables(env),
+        vxlan_port=site.fabric.vxlan_port,
     )  # fmt: skip
+    lines = _lines(wanted)
     if wanted.mtu == uplink_mtu - overhead and not given.mtu:
         less = f" less {overhead}" if overhead else ""
         mtu = f"(the MTU of {site.fabric.uplink}{less})"
         own = (f"device {names.TASKS_DEVICE} ", f"device {names.VXLAN_DEVICE} ")
         old, new = f"mtu {wanted.mtu}", f"mtu {mtu}"
-        return {"lines": [line.replace(old, new) if line.startswith(own) else line for line in _lines(wanted)]}
-    return {"lines": _lines(wanted)}
+        lines = [line.replace(old, new) if line.startswith(own) else line for line in lines]
+    return {"lines": lines, "variables": wanted.variables}
 
 
 def _lines(wanted: Any) -> list[str]:
@@ -114,6 +118,10 @@ def _print(document: dict[str, Any], node: str | None) -> None:
         print(f"\n{node} builds namespace hpcnet-JOBID with")
         for line in document["builds"]["lines"]:
             print(f"  {line}")
+        if document["builds"]["variables"]:
+            print("\nand its tasks get, but for what they have already,")
+            for name, value in document["builds"]["variables"].items():
+                print(f"  {name}={value}")
 
 
 def _row(entry: dict[str, Any]) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pwd
 import queue
 import sys
 import threading
@@ -15,12 +16,14 @@ from typing import Any
 
 from hpcnet import nodelist
 from hpcnet.cli.table import print_json, table
-from hpcnet.counters import wire
+from hpcnet.counters import transports, wire
 from hpcnet.counters.board import GRACE, Board
 from hpcnet.counters.model import Counters, Interface, JobInfo, NodeSample
 from hpcnet.counters.rates import UNKNOWN, Rates
 from hpcnet.counters.source import Source, Watch
-from hpcnet.counters.steps import StepSource, job_info, may_watch, running
+from hpcnet.counters.steps import job_info, refusal, running
+from hpcnet.counters.transports import Transport
+from hpcnet.counters.troubles import Judge
 from hpcnet.errors import SiteError, UserError
 from hpcnet.slurm.networks import networks
 
@@ -40,9 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     if sys.stdout is None:
         raise UserError("standard output is closed")
     try:
-        found = _jobs(arguments.job)
+        source = transports.transport(arguments.transport, arguments.config)
+        found = _jobs(arguments, source)
         interval = arguments.watch or (_LIVE if _is_live(arguments) else _ONCE)
-        source: Source = StepSource()
         watched = _Watched(source, found, interval)
         try:
             if arguments.watch:
@@ -63,32 +66,44 @@ def _is_live(arguments: argparse.Namespace) -> bool:
     return not (arguments.once or arguments.json or arguments.watch) and sys.stdout.isatty()
 
 
-def _jobs(wanted: str | None) -> list[JobInfo]:
-    """The jobs to watch. Raises _NothingToShow, naming why."""
+def _me() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _jobs(arguments: argparse.Namespace, source: Transport) -> list[JobInfo]:
+    """The jobs to watch. Raises _NothingToShow, naming why, SiteError."""
+    wanted, everybody = arguments.job, source.everybodys or os.geteuid() == 0
+    if arguments.all and not everybody:
+        raise SiteError("--all is for root, and for who may read [agent] token_file")
     if wanted is None:
-        own = StepSource().jobs()
-        if not own:
-            raise _NothingToShow(f"no running job {'' if os.geteuid() == 0 else 'of yours '}has a network")
-        return own
+        mine = not arguments.all and os.geteuid() != 0
+        found = [job for job in source.jobs() if not mine or job.user == _me()]
+        if not found:
+            whose = "of yours " if mine else ""
+            raise _NothingToShow(f"no running job {whose}has a network")
+        return found
     number = int(wanted.partition("_")[0])
     complaints: list[str] = []
-    found = [
+    seen = [
         each
         for each in networks(complaints.append, [number])
         if wanted in (str(each.job.id), each.job.array) or str(each.job.array).startswith(f"{wanted}_")
     ]
-    if not found:
+    if not seen:
         why = complaints[0] if complaints else f"job {wanted} has no network, or Slurm does not know it (any more)"
         raise _NothingToShow(why)
-    live = [each for each in found if running(each)]
+    live = [each for each in seen if running(each)]
     if not live:
-        job = found[0].job
+        job = seen[0].job
         state = "+".join(sorted(job.states))
-        hint = f"; see hpcnet show {wanted}" if job.ended or found[0].record.reason else ""
+        hint = f"; see hpcnet show {wanted}" if job.ended or seen[0].record.reason else ""
         raise _NothingToShow(f"job {wanted} is {state} and has no network now{hint}")
     for each in live:
-        if not may_watch(each):
-            raise SiteError(f"job {wanted} is {each.job.user}'s; only its owner and root see its counters")
+        if not source.everybodys and refusal(each):
+            raise SiteError(refusal(each))
     return [job_info(each) for each in live]
 
 
@@ -98,6 +113,7 @@ class _Watched:
     def __init__(self, source: Source, found: list[JobInfo], interval: float) -> None:
         self.jobs, self.interval, self.board = found, interval, Board(interval)
         self._queue: queue.Queue[NodeSample | None] = queue.Queue()
+        self._judges = {job.job_id: Judge(job) for job in found}
         for job in found:
             self.board.expect(job.job_id, job.nodes, time.time())
         self._watch: Watch = source.watch([job.job_id for job in found], interval)
@@ -122,6 +138,14 @@ class _Watched:
                 raise EOFError
             self.board.take(sample, time.time())
             yield sample
+
+    def note(self, job: JobInfo, node: str, since: float | None) -> str:
+        """What is wrong with a node, silent ``since`` then; drops and errors have columns of their own."""
+        if since:
+            return f"silent since {time.strftime('%H:%M:%S', time.localtime(since))}"
+        older, latest = self.board.pair(job.job_id, node)
+        found = self._judges[job.job_id].look(older, latest, UNKNOWN)
+        return "; ".join(each.text for each in found) or (latest.problem if latest else "")
 
     def close(self) -> None:
         """End what was started on the nodes, and see it gone."""
@@ -217,19 +241,18 @@ def _table(watched: _Watched) -> list[str]:
     for job in watched.jobs:
         silent = watched.board.silent(job.job_id, time.time())
         for node in job.nodes:
-            rows.extend(_rows(watched.board, job, node, silent.get(node)))
+            rows.extend(_rows(watched, job, node, silent.get(node)))
     nodes = nodelist.fold(dict.fromkeys(node for job in watched.jobs for node in job.nodes))
     told = [f"{job.label}: {problem}" for job in watched.jobs if (problem := watched.board.problem(job.job_id))]
     return [*table(_HEADS, rows), *told] if rows else [f"no node of {nodes} has answered yet", *told]
 
 
-def _rows(board: Board, job: JobInfo, node: str, since: float | None) -> Iterator[tuple[str, ...]]:
-    latest, found = board.latest(job.job_id, node), board.rates(job.job_id, node)
-    note = f"silent since {time.strftime('%H:%M:%S', time.localtime(since))}" if since else ""
+def _rows(watched: _Watched, job: JobInfo, node: str, since: float | None) -> Iterator[tuple[str, ...]]:
+    latest, found = watched.board.latest(job.job_id, node), watched.board.rates(job.job_id, node)
+    note = watched.note(job, node, since)
     if latest is None:
         yield (job.label, node, *["-"] * 10, note)
         return
-    note = note or latest.problem
     if not latest.interfaces:
         yield (job.label, node, *["-"] * 10, note)
     for interface in latest.interfaces:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a job has moved on this node, read by its Epilog just before its network goes.
 
-A line of JSON in the hooks' log, and where the site wants it a file that ``hpcnet show`` reads:
+JSON in the Epilog's line of the hooks' log, and where the site wants it a file that ``hpcnet show`` reads:
 ``DIRECTORY/JOB/SERIAL.NODE.json``, the job owner's to read. It takes the Epilog _PATIENCE at most.
 """
 
@@ -13,12 +13,11 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
+from typing import Any, Callable
 
 from hpcnet import journal, names, record
 from hpcnet.counters import reading
-from hpcnet.counters.model import PORT
+from hpcnet.counters.model import PORT, Counters
 from hpcnet.journal import Entry
 
 SCHEMA = 1
@@ -28,17 +27,17 @@ _POLL = 0.002
 
 
 def of_job(job_id: int, directory: str) -> Iterator[str]:
-    """Lines for the log: the account, what went wrong with its file. A job without a whole network has none."""
+    """Words for the log: the account, what went wrong with its file. A job without a whole network has none."""
     entry, started = journal.read(job_id), _published(job_id)
     if entry is None or started is None:
         return
     document = _document(entry, started)
     text = json.dumps(document, separators=(",", ":"))
-    yield f"job {job_id}: account {text}"
+    yield f"account {text}"
     if directory:
         complaint = _keep(directory, document, text, entry.uid)
         if complaint:
-            yield f"job {job_id}: its account is not kept: {complaint}"
+            yield f"its account is not kept: {complaint}"
 
 
 def _published(job_id: int) -> float | None:
@@ -63,7 +62,7 @@ def _document(entry: Entry, started: float) -> dict[str, Any]:
         "ended": round(sample.time),
         "seconds": round(sample.time - started, 1),
         "interfaces": [
-            {"device": each.device, "kind": each.kind, "counters": asdict(each.counters)}
+            {"device": each.device, "kind": each.kind, "counters": each.counters._asdict()}
             for each in sample.interfaces
             if each.kind != PORT  # it is of all jobs of the node, since it was booted
         ],
@@ -124,7 +123,30 @@ def kept(directory: str, job_id: int) -> list[dict[str, Any]]:
     for name in files:
         if name.endswith(".json"):
             with contextlib.suppress(OSError, ValueError), open(f"{own}/{name}", encoding="utf-8") as file:
-                document = json.loads(file.read(1 << 20))
-                if isinstance(document, dict) and document.get("schema") == SCHEMA:
-                    found.append(document)
+                found.append(_checked(json.loads(file.read(1 << 20))))
     return found
+
+
+def _checked(found: Any) -> dict[str, Any]:
+    """The same document, as :func:`_document` makes it: its owner may have written another. Raises ValueError."""
+    from hpcnet.counters import wire  # not for the Epilog, which only writes
+
+    try:
+        if found["schema"] != SCHEMA:
+            raise ValueError("another version's")
+        checks: dict[str, Callable[[Any], Any]] = {
+            **dict.fromkeys(("schema", "job", "serial", "started", "ended"), wire.count),
+            **dict.fromkeys(("node", "user", "mode", "problem"), wire.text),
+            "seconds": float,
+            "interfaces": lambda listed: [_checked_interface(each) for each in listed],
+        }
+        return {key: check(found[key]) for key, check in checks.items()}
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"not an account: {error!r:.100}") from None
+
+
+def _checked_interface(found: Any) -> dict[str, Any]:
+    from hpcnet.counters import wire  # not for the Epilog, which only writes
+
+    counters = {name: wire.count(found["counters"].get(name)) for name in Counters._fields}
+    return {"device": wire.text(found["device"]), "kind": wire.text(found["kind"]), "counters": counters}

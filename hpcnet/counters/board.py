@@ -13,7 +13,7 @@ board.silent(job.job_id, now)                 # {"n2": 1790000000.0}
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hpcnet.counters.model import NodeSample
 from hpcnet.counters.rates import Rates, node_rates
@@ -30,7 +30,8 @@ class _Node:
     heard: float
     """When the last sample came, or when the first was asked for."""
     latest: NodeSample | None = None
-    rates: dict[tuple[str, str, str], Rates] = field(default_factory=dict)
+    older: NodeSample | None = None
+    """The one before."""
 
 
 class Board:
@@ -58,8 +59,7 @@ class Board:
             return
         self._problems.pop(sample.job_id, None)
         node = self._jobs.setdefault(sample.job_id, {}).setdefault(sample.node, _Node(now))
-        node.rates = node_rates(node.latest, sample) if node.latest else {}
-        node.heard, node.latest = now, sample
+        node.heard, node.older, node.latest = now, node.latest, sample
 
     def jobs(self) -> list[int]:
         """The jobs that are expected or were heard of."""
@@ -76,18 +76,20 @@ class Board:
 
     def rates(self, job_id: int, node: str) -> dict[tuple[str, str, str], Rates]:
         """Between the last two samples; empty before the second."""
+        older, newer = self.pair(job_id, node)
+        return node_rates(older, newer) if older and newer else {}
+
+    def pair(self, job_id: int, node: str) -> tuple[NodeSample | None, NodeSample | None]:
+        """The last two samples."""
         found = self._jobs.get(job_id, {}).get(node)
-        return found.rates if found else {}
+        return (found.older, found.latest) if found else (None, None)
 
     def silent(self, job_id: int, now: float) -> dict[str, float]:
         """The nodes that say nothing, and since when: their last sample, or when they were first expected."""
-        return {
-            node: found.heard for node, found in self._jobs.get(job_id, {}).items() if self._is_late(found, now)
-        }
-
-    def _is_late(self, node: _Node, now: float) -> bool:
         patience = PATIENCE * self.interval
-        return now - node.heard >= (patience if node.latest else max(patience, GRACE))
+        spoke, new = now - patience, now - max(patience, GRACE)
+        found = self._jobs.get(job_id, {})
+        return {name: node.heard for name, node in found.items() if node.heard <= (spoke if node.latest else new)}
 
     def problem(self, job_id: int) -> str:
         """What is wrong with the job as a whole; empty when nothing is, or any node has been heard since."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from hpcnet.counters.model import PORT, Counters, Interface, JobInfo, NodeSample
+from hpcnet.counters.model import CONTAINER, PORT, Counters, Interface, JobInfo, NodeSample
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -94,7 +94,9 @@ def _job_info(jobs: Iterable[JobInfo]) -> Family:
 
 
 def _labels(sample: NodeSample, interface: Interface) -> Labels:
-    container = (("namespace", interface.namespace),) if interface.kind == "container" else ()
+    container: Labels = ()
+    if interface.kind == CONTAINER:
+        container = (("namespace", interface.namespace), ("container", interface.name))
     return (
         ("slurmjobid", str(sample.job_id)),
         ("node", sample.node),

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is seen of jobs' networks: jobs, and what their interfaces have counted. Pure data, no clock, no I/O."""
+"""What is seen of jobs' networks: jobs, and what their interfaces have counted. Pure data, no clock, no I/O.
+
+What comes by the ten thousand each second is a tuple, the smallest thing and the quickest to make.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
+
+from hpcnet.frozen import frozen
 
 TASKS, SEGMENT, CONTAINER, EGRESS, PORT = "tasks", "segment", "container", "egress", "port"
 
@@ -16,8 +21,7 @@ ENDPOINTS = (TASKS, CONTAINER)
 """The kinds whose counters make up what a job has moved. What they carry passes the segment and the port again."""
 
 
-@dataclass(frozen=True)
-class Counters:
+class Counters(NamedTuple):
     """What an interface has counted since it was made. None: not known; that is never 0."""
 
     rx_bytes: int | None = None
@@ -30,8 +34,41 @@ class Counters:
     tx_dropped: int | None = None
 
 
-@dataclass(frozen=True)
-class Interface:
+NEIGHBOUR_STATES = ("failed", "incomplete", "probe", "delay", "stale", "reachable", "permanent")
+"""As ip-neighbour(8) names them, what wants a look first."""
+
+LISTED_NEIGHBOURS = 8
+"""More are counted only: each node sends them with each sample."""
+
+
+@frozen
+class Neighbour:
+    """An address on an interface's segment, and what the kernel knows of it."""
+
+    address: str
+    mac: str
+    """Empty: not known, as of one that failed."""
+    state: str
+    """One of NEIGHBOUR_STATES."""
+
+
+@frozen
+class Neighbours:
+    """How many neighbours (ARP, NDP) an interface has in each of NEIGHBOUR_STATES."""
+
+    failed: int = 0
+    incomplete: int = 0
+    probe: int = 0
+    delay: int = 0
+    stale: int = 0
+    reachable: int = 0
+    permanent: int = 0
+    """Static: of hpcnet's making, where the peers' MACs are known before."""
+    listed: tuple[Neighbour, ...] = ()
+    """The first LISTED_NEIGHBOURS that are not permanent, by state, then by address."""
+
+
+class Interface(NamedTuple):
     """One interface at one moment. Text that is not known is empty."""
 
     device: str
@@ -52,6 +89,8 @@ class Interface:
     host's."""
     speed: int | None = None
     """Bit/s of the link under it."""
+    neighbours: Neighbours | None = None
+    """None: not known. They may be some seconds older than the counters."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -59,8 +98,7 @@ class Interface:
         return self.kind, self.namespace, self.device
 
 
-@dataclass(frozen=True)
-class NodeSample:
+class NodeSample(NamedTuple):
     """One job's interfaces on one node at one moment."""
 
     job_id: int
@@ -75,7 +113,7 @@ class NodeSample:
     """Seconds since the node was booted (CLOCK_BOOTTIME): unlike ``time`` nobody sets it, so rates go by it."""
 
 
-@dataclass(frozen=True)
+@frozen
 class JobInfo:
     """A job that has a network, from its record. Text that is not known is empty, a number None."""
 

@@ -6,19 +6,21 @@
 
 Unknown stays unknown. A counter that went down means that the device is another one of the same name: a gap, all
 of its rates are None.
+
+A large cluster has 10,000 samples a second, so the usual case, all known and one endpoint on the node, has a short
+way here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from operator import attrgetter
+from operator import sub
+from typing import NamedTuple
 
-from hpcnet.counters.model import ENDPOINTS, Counters, NodeSample
+from hpcnet.counters.model import ENDPOINTS, Counters, Interface, NodeSample
 
 
-@dataclass(frozen=True)
-class Rates:
+class Rates(NamedTuple):
     """Per second, by the names of Counters. None: not known, or a gap."""
 
     rx_bytes: float | None = None
@@ -33,17 +35,21 @@ class Rates:
 
 UNKNOWN = Rates()
 
-# As dataclasses.astuple, which copies deeply: 50 times as long, and a large cluster has 10,000 samples a second.
-_values = attrgetter(*(each.name for each in fields(Rates)))
+_SHORTEST = 0.001
+"""Seconds between two samples that say anything."""
 
 
 def rates(older: Counters, newer: Counters, seconds: float) -> Rates:
     """What happened per second between two readings of one interface."""
-    pairs = list(zip(_values(older), _values(newer)))
-    known = [(before, now) for before, now in pairs if before is not None and now is not None]
-    if seconds <= 0 or any(now < before for before, now in known):
+    if seconds < _SHORTEST:
         return UNKNOWN
-    return Rates(*(None if None in pair else (pair[1] - pair[0]) / seconds for pair in pairs))
+    if None in older or None in newer:
+        changes = [None if was is None or now is None else now - was for was, now in zip(older, newer)]
+        if any(change is not None and change < 0 for change in changes):
+            return UNKNOWN
+        return Rates(*(None if change is None else change / seconds for change in changes))
+    grown = list(map(sub, newer, older))
+    return UNKNOWN if min(grown) < 0 else Rates(*[change / seconds for change in grown])
 
 
 def seconds_between(older: NodeSample, newer: NodeSample) -> float:
@@ -67,16 +73,29 @@ def node_rates(older: NodeSample, newer: NodeSample) -> dict[tuple[str, str, str
 
 def total(parts: Iterable[Rates]) -> Rates:
     """The sum; of no parts, and where one part is not known, nothing is known."""
-    columns = list(zip(*map(_values, parts)))
+    columns = list(zip(*parts))
     return Rates(*(None if None in column else sum(column) for column in columns)) if columns else UNKNOWN
 
 
-def moved(found: dict[tuple[str, str, str], Rates]) -> Rates:
-    """A job's rates on a node out of ``node_rates``: its endpoints', without what carries them."""
-    return total(each for (kind, _, _), each in found.items() if kind in ENDPOINTS)
+def endpoints(sample: NodeSample) -> list[Interface]:
+    """Those whose counters make up what the job moves on the node, without what carries them."""
+    return [each for each in sample.interfaces if each.kind in ENDPOINTS]
+
+
+def moved(older: NodeSample, newer: NodeSample) -> Rates:
+    """A job's rates on a node between two samples."""
+    seconds, was, now = seconds_between(older, newer), endpoints(older), endpoints(newer)
+    if len(was) == len(now) == 1 and was[0].key == now[0].key:
+        return rates(was[0].counters, now[0].counters, seconds)
+    before = {each.key: each.counters for each in was}
+    return total(
+        rates(before[each.key], each.counters, seconds) if each.key in before else UNKNOWN for each in now
+    )
 
 
 def counted(sample: NodeSample) -> Counters:
     """What a job has moved on a node since its interfaces there were made; as ``total``."""
-    parts = [_values(each.counters) for each in sample.interfaces if each.kind in ENDPOINTS]
+    parts = [each.counters for each in endpoints(sample)]
+    if len(parts) == 1:
+        return parts[0]
     return Counters(*(None if None in column else sum(column) for column in zip(*parts)))

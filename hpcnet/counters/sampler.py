@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from hpcnet.counters import reading, wire
 from hpcnet.counters.frames import frames
 from hpcnet.counters.model import NodeSample
+from hpcnet.counters.neighbours import Tables
 
 BEAT = 5.0
 """Seconds between two signs of life of the viewer."""
@@ -25,7 +26,9 @@ LIFETIME = 20.0
 
 
 def main(words: Sequence[str]) -> int:
-    """``sample JOB SECONDS`` in a task of the job; ``sample all SECONDS`` as root, for every job of the node."""
+    """``sample JOB SECONDS`` in a task of the job; ``sample all SECONDS`` for every job of the node that one may
+    read: all for root, else those that one has processes of.
+    """
     try:
         job_id = None if words[0] == "all" else int(words[0])
         interval = float(words[1])
@@ -34,14 +37,19 @@ def main(words: Sequence[str]) -> int:
         return 2
     node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]
     try:
-        run(
-            (lambda: [reading.read_own(job_id, node)]) if job_id else lambda: reading.read_node(node),
-            node,
-            interval,
-        )
+        run(_reader(job_id, node), node, interval)
     except (BrokenPipeError, KeyboardInterrupt):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
+
+
+def _reader(job_id: int | None, node: str) -> Callable[[], list[NodeSample]]:
+    tables = Tables()
+    if job_id:
+        return lambda: [reading.read_own(job_id, node, tables)]
+    if os.geteuid():
+        return lambda: reading.read_mine(node)
+    return lambda: reading.read_node(node, tables)
 
 
 def run(read: Callable[[], list[NodeSample]], node: str, interval: float) -> None:

@@ -15,11 +15,17 @@ from collections.abc import Iterable
 from hpcnet import nodelist
 from hpcnet.counters.model import JobInfo
 from hpcnet.counters.streams import Streams, Target
-from hpcnet.slurm.networks import Network, networks
+from hpcnet.slurm import joblist
+from hpcnet.slurm.networks import Network, networks, silently
 
 STEP_NAME = "hpcnet-stats"
 
 _RUNNING = frozenset({"RUNNING", "SUSPENDED"})
+
+
+def sampler(of: str, interval: float) -> tuple[str, ...]:
+    """The command line of hpcnet.counters.sampler, by the path that this program has."""
+    return (sys.executable, "-I", "-m", "hpcnet", "sample", of, str(interval))
 
 
 def job_info(network: Network) -> JobInfo:
@@ -51,17 +57,23 @@ def running(network: Network) -> bool:
 class StepSource:
     """Samples by steps; see hpcnet.counters.source.Source."""
 
+    everybodys = False
+
     def __init__(self) -> None:
         self._watches: list[Streams] = []
 
+    def _targets(self, wanted: frozenset[int], interval: float) -> dict[str, Target]:
+        found = watched(wanted)
+        return {f"job {network.job.id}": _target(network, interval) for network in found}
+
     def jobs(self) -> list[JobInfo]:
         """The running jobs with a network: one's own, root's are all. Raises ControllerUnreachable."""
-        found = (network for network in networks(_silently) if running(network))
+        found = (network for network in networks(silently, ask=joblist.jobs) if running(network))
         return [job_info(network) for network in found if may_watch(network)]
 
     def watch(self, job_ids: Iterable[int], interval: float) -> Streams:
-        """A step in each of these jobs."""
-        watch = Streams(lambda wanted: _targets(wanted, interval), job_ids)
+        """What it takes to sample these jobs."""
+        watch = Streams(lambda wanted: self._targets(wanted, interval), job_ids)
         self._watches.append(watch)
         return watch
 
@@ -76,20 +88,23 @@ def may_watch(network: Network) -> bool:
     return os.geteuid() in (0, network.job.uid)
 
 
-def _silently(text: str) -> None:
-    """A record that cannot be read is the business of ``hpcnet list``."""
+def watched(wanted: frozenset[int]) -> list[Network]:
+    """Those of these jobs that run now. Raises ControllerUnreachable."""
+    return [each for each in networks(silently, wanted) if each.job.id in wanted and running(each)]
 
 
-def _targets(wanted: frozenset[int], interval: float) -> dict[str, Target]:
-    found = (network for network in networks(_silently, wanted) if network.job.id in wanted and running(network))
-    return {f"job {network.job.id}": _target(network, interval) for network in found}
+def refusal(network: Network) -> str:
+    """Why the caller may not watch a job; empty: he may."""
+    if may_watch(network):
+        return ""
+    return f"job {network.job.id} is {network.job.user}'s; only its owner and root see it"
 
 
 def _target(network: Network, interval: float) -> Target:
     job_id, nodes = network.job.id, frozenset(nodelist.expand(network.job.nodelist))
     jobs, uid = frozenset({job_id}), network.job.uid
-    if not may_watch(network):
-        return Target(jobs, nodes, problem=f"job {job_id} is {network.job.user}'s; only its owner and root see it")
+    if refusal(network):
+        return Target(jobs, nodes, problem=refusal(network))
     command = (
         "srun",
         f"--jobid={job_id}",
@@ -102,13 +117,7 @@ def _target(network: Network, interval: float) -> Target:
         "--mpi=none",
         "--chdir=/",
         f"--job-name={STEP_NAME}",
-        sys.executable,
-        "-I",
-        "-m",
-        "hpcnet",
-        "sample",
-        str(job_id),
-        str(interval),
+        *sampler(str(job_id), interval),
     )
     if os.geteuid() == uid:
         return Target(jobs, nodes, command)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Callable
 
+from hpcnet.counters import tether
 from hpcnet.counters.frames import Assembler
 from hpcnet.counters.model import NodeSample
 from hpcnet.counters.sampler import BEAT
@@ -56,13 +57,13 @@ class _Stream:
         self.target, self.assembler, self.complaint = target, Assembler(), b""
         as_whom = {} if target.uid is None else _identity(target)
         self.process = subprocess.Popen(
-            target.command,
+            tether.command(target.command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
             cwd="/",
-            env=environment(),
+            env={**environment(), **_of_ssh()},
             start_new_session=True,  # Ctrl-C is the viewer's alone
             **as_whom,  # type: ignore[call-overload]
         )
@@ -96,6 +97,11 @@ class _Stream:
         self.process.wait()
 
 
+def _of_ssh() -> dict[str, str]:
+    """With which the caller may log in elsewhere."""
+    return {name: os.environ[name] for name in ("SSH_AUTH_SOCK", "KRB5CCNAME") if name in os.environ}
+
+
 def _identity(target: Target) -> dict[str, object]:
     return {"user": target.uid, "group": target.gid, "extra_groups": list(target.groups)}
 
@@ -114,8 +120,11 @@ class Streams:
 
     def follow(self, job_ids: Iterable[int]) -> None:
         """Watch these jobs from now on."""
+        wanted = frozenset(job_ids)
         with self._lock:
-            self._wanted, self._changed = frozenset(job_ids), True
+            if wanted == self._wanted:
+                return
+            self._wanted, self._changed = wanted, True
         self._wake()
 
     def close(self) -> None:
@@ -173,14 +182,14 @@ class Streams:
             targets = self._targets(wanted) if wanted else {}
         except HpcnetError as error:
             self._retry("")
-            yield from _problems(wanted, str(error))
+            yield from problems(wanted, str(error))
             return
         self._retries.pop("", None)
         for name in [name for name in self._streams if name not in targets]:
             self._stop(selector, name)
         for name, target in targets.items():
             if target.problem:
-                yield from _problems(target.job_ids, target.problem)
+                yield from problems(target.job_ids, target.problem)
             elif name not in self._streams:
                 yield from self._start(selector, name, target)
             else:
@@ -191,7 +200,7 @@ class Streams:
             stream = _Stream(target)
         except OSError as error:
             self._retry(name)
-            yield from _problems(target.job_ids, f"{target.command[0]} cannot be started: {error.strerror}")
+            yield from problems(target.job_ids, f"no process can be started: {error.strerror}")
             return
         self._streams[name] = stream
         selector.register(stream.stdout, selectors.EVENT_READ, name)
@@ -235,7 +244,9 @@ class Streams:
         self._stop(selector, name)
         self._retry(name)
         why = _last_line(stream.complaint) or f"{stream.target.command[0]} ended"
-        yield from _problems(stream.target.job_ids, why)
+        # of one of several programs the board says that its nodes are silent
+        well = frozenset().union(*(each.target.job_ids for each in self._streams.values()))
+        yield from problems(stream.target.job_ids - well, why)
 
     def _retry(self, name: str) -> None:
         """Look again after a time that grows with each failure in a row."""
@@ -244,7 +255,8 @@ class Streams:
         self._due = due if self._due is None else min(self._due, due)
 
 
-def _problems(job_ids: Iterable[int], text: str) -> Iterator[NodeSample]:
+def problems(job_ids: Iterable[int], text: str) -> Iterator[NodeSample]:
+    """What is wrong with some jobs as a whole."""
     for job_id in sorted(job_ids):
         yield NodeSample(job_id, "", time.time(), problem=text)
 

@@ -12,25 +12,33 @@ is made fit for a terminal.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
-from hpcnet.counters.model import Counters, Interface, NodeSample
-from hpcnet.counters.rates import Rates
+from hpcnet.counters.model import (
+    LISTED_NEIGHBOURS,
+    NEIGHBOUR_STATES,
+    Counters,
+    Interface,
+    Neighbour,
+    Neighbours,
+    NodeSample,
+)
+from hpcnet.counters.rates import UNKNOWN, Rates
 
 SCHEMA = 1
 
 _LONGEST_TEXT = 300
+_COUNTERS_END = 1 << 64
 
 
 def encode(sample: NodeSample, rates: Mapping[tuple[str, str, str], Rates] | None = None) -> dict[str, Any]:
     """The document of a sample; with ``rates`` (per second, by interface key) each interface has its own."""
-    interfaces = []
-    for interface in sample.interfaces:
-        document = asdict(interface)
-        if rates is not None:
-            document["rates"] = asdict(rates.get(interface.key, Rates()))
-        interfaces.append(document)
+    interfaces = [encode_interface(each) for each in sample.interfaces]
+    if rates is not None:
+        for each, document in zip(sample.interfaces, interfaces):
+            document["rates"] = rates.get(each.key, UNKNOWN)._asdict()
     return {
         "schema": SCHEMA,
         "job": sample.job_id,
@@ -42,6 +50,16 @@ def encode(sample: NodeSample, rates: Mapping[tuple[str, str, str], Rates] | Non
     }
 
 
+def encode_interface(interface: Interface) -> dict[str, Any]:
+    """What a sample's document says of one interface, without its rates."""
+    met = interface.neighbours
+    return {
+        **interface._asdict(),
+        "counters": interface.counters._asdict(),
+        "neighbours": None if met is None else asdict(met),
+    }
+
+
 def decode(document: Any) -> NodeSample:
     """The sample of a document. Raises ValueError when it is none, or of another schema."""
     try:
@@ -49,37 +67,64 @@ def decode(document: Any) -> NodeSample:
             raise ValueError(f"samples of schema {document['schema']!r:.20}, not {SCHEMA}")
         return NodeSample(
             job_id=int(document["job"]),
-            node=_text(document["node"]),
-            time=float(document["time"]),
+            node=text(document["node"]),
+            time=moment(document["time"]),
             interfaces=tuple(map(_interface, document["interfaces"])),
-            problem=_text(document["problem"]),
-            clock=None if document["clock"] is None else float(document["clock"]),
+            problem=text(document["problem"]),
+            clock=None if document["clock"] is None else moment(document["clock"]),
         )
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"not a sample: {error!r:.100}") from None
 
 
 def _interface(document: Mapping[str, Any]) -> Interface:
-    counters = document["counters"]
+    counters: Mapping[str, Any] = document["counters"]
     return Interface(
-        device=_text(document["device"]),
-        kind=_text(document["kind"]),
-        counters=Counters(*(_count(counters.get(each.name)) for each in fields(Counters))),
-        name=_text(document["name"]),
-        mtu=_count(document["mtu"]),
-        state=_text(document["state"]),
-        mac=_text(document["mac"]),
-        addresses=tuple(map(_text, document["addresses"])),
-        namespace=_text(document["namespace"]),
-        speed=_count(document["speed"]),
+        device=text(document["device"]),
+        kind=text(document["kind"]),
+        counters=Counters(*map(count, map(counters.get, Counters._fields))),
+        name=text(document["name"]),
+        mtu=count(document["mtu"]),
+        state=text(document["state"]),
+        mac=text(document["mac"]),
+        addresses=tuple(map(text, document["addresses"])),
+        namespace=text(document["namespace"]),
+        speed=count(document["speed"]),
+        neighbours=_neighbours(document.get("neighbours")),  # added later: a sampler of before has none
     )
 
 
-def _count(value: Any) -> int | None:
-    return None if value is None else int(value)
+def _neighbours(document: Mapping[str, Any] | None) -> Neighbours | None:
+    if document is None:
+        return None
+    listed = (
+        Neighbour(text(each["address"]), text(each["mac"]), text(each["state"]))
+        for each in document["listed"][:LISTED_NEIGHBOURS]
+    )
+    return Neighbours(listed=tuple(listed), **{state: count(document[state]) or 0 for state in NEIGHBOUR_STATES})
 
 
-def _text(value: Any) -> str:
+def count(value: Any) -> int | None:
+    """A number as the kernel counts, or that it is not known. Raises ValueError, TypeError, OverflowError."""
+    if value is None:
+        return None
+    number = int(value)
+    if not 0 <= number < _COUNTERS_END:
+        raise ValueError(f"{number!r:.30} is no count")
+    return number
+
+
+def moment(value: Any) -> float:
+    """Seconds. Raises ValueError, TypeError, OverflowError."""
+    seconds = float(value)
+    if not isfinite(seconds):
+        raise ValueError(f"{seconds} is no time")
+    return seconds
+
+
+def text(value: Any) -> str:
+    """Text of a document, cut and fit for a terminal. Raises TypeError."""
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.50} is no text")
-    return "".join(letter if letter.isprintable() else "?" for letter in value[:_LONGEST_TEXT])
+    cut = value[:_LONGEST_TEXT]
+    return cut if cut.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in cut)

@@ -59,9 +59,9 @@ def bring_up(plan: Plan, endpoint: Endpoint, name: str, namespace: int) -> str:
     with netns.inside_fd(namespace), rtnl.Rtnl() as there:
         made = interior.existing(there, name)
         last = _rename(there, made.index)
-        interior.sysctl(f"net/ipv6/conf/{last}/disable_ipv6", "0")
-        interior.sysctl(f"net/ipv6/conf/{last}/addr_gen_mode", "1")  # its link-local address is planned, too
-        interior.sysctl(f"net/ipv6/conf/{last}/accept_ra", "0")
+        interior.setting(f"net/ipv6/conf/{last}/disable_ipv6", "0")
+        interior.setting(f"net/ipv6/conf/{last}/addr_gen_mode", "1")  # its link-local address is planned, too
+        interior.setting(f"net/ipv6/conf/{last}/accept_ra", "0")
         there.send(interior.up(made.index))
         there.send(*interior.addresses(plan, endpoint, made.index))
         if not plan.ipoib:

@@ -84,7 +84,8 @@ def _refused(plan: Plan, error: rtnl.RtnlError) -> str:
         return f"the kernel of {plan.node} has no {kind}; load or build the module {module}"
     if error.errno == errno.EBUSY:
         return f"uplink {plan.uplink} on {plan.node} is a port of a bridge or bond, so it can have no child"
-    return f"the kernel of {plan.node} refused a {kind} child of {plan.uplink}: {error.strerror}"
+    hint = "; an IPoIB interface can have none" if error.errno == errno.EINVAL and not plan.ipoib else ""
+    return f"the kernel of {plan.node} refused a {kind} child of {plan.uplink}: {error.strerror}{hint}"
 
 
 def new_ipoib(pkey: str, mode: str, uplink: int, namespace: int, name: str = names.TASKS_DEVICE) -> bytes:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import socket
 from ipaddress import IPv4Address
-from pathlib import Path
 
 from hpcnet import names
 from hpcnet.errors import NodeError
-from hpcnet.kernel import interior, links, netns, rtnl
+from hpcnet.kernel import interior, links, netns, rtnl, sysctl
 from hpcnet.model import Plan
 
 GATEWAY = IPv4Address("192.0.0.8")
@@ -46,7 +45,7 @@ def connect(plan: Plan) -> None:
                 if half:
                     links.delete(netlink, half.index)
             host.send(_new_link(name, namespace))
-        interior.sysctl(f"net/ipv6/conf/{names.EGRESS_DEVICE}/disable_ipv6", "1")
+        interior.setting(f"net/ipv6/conf/{names.EGRESS_DEVICE}/disable_ipv6", "1")
         inside = interior.existing(job, names.EGRESS_DEVICE)
         interior.set_alias(job, plan, inside.index)
         outer = interior.existing(host, name)
@@ -102,14 +101,14 @@ def _inside(plan: Plan, index: int) -> tuple[bytes, bytes]:
 
 def _guard(name: str) -> None:
     """The node's end before it goes up: no IPv6, no address but the job's, and what it brings may go on."""
-    interior.sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "1")
+    interior.setting(f"net/ipv6/conf/{name}/disable_ipv6", "1")
     for key, value in (
         ("rp_filter", "1"),
         ("forwarding", "1"),
         ("accept_redirects", "0"),
         ("send_redirects", "0"),
     ):
-        Path("/proc/sys/net/ipv4/conf", name, key).write_text(value, encoding="ascii")
+        sysctl.write(f"net/ipv4/conf/{name}/{key}", value)
 
 
 def _route_to_job(plan: Plan, host: rtnl.Rtnl, index: int) -> None:

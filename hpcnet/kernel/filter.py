@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 
+from hpcnet.config import Site
 from hpcnet.kernel import nft
-from hpcnet.model import VXLAN_PORT
 from hpcnet.names import NFT_TABLE, VXLAN_DEVICE
 
 _TUNNELS = '"vxlan", "bridge", "openvswitch"'
@@ -49,34 +49,34 @@ add rule inet {table} input @th,96,24 . ip saddr != @vtep drop
 """
 
 
-def ruleset(uplink: str, vni: tuple[int, int]) -> str:
+def ruleset(site: Site) -> str:
     """The base table as input of ``nft -f``: loading it again keeps the set's elements."""
     return _BASE.format(
         table=NFT_TABLE,
         device=VXLAN_DEVICE,
-        port=VXLAN_PORT,
+        port=site.fabric.vxlan_port,
         tunnels=_TUNNELS,
         tunnelled=_TUNNELLED,
-        uplink=uplink,
-        first=vni[0],
-        last=vni[1],
+        uplink=site.fabric.uplink,
+        first=site.pool.vni[0],
+        last=site.pool.vni[1],
     )
 
 
-def load(uplink: str, vni: tuple[int, int]) -> None:
+def load(site: Site) -> None:
     """Load the base table, in one transaction. Raises NodeError."""
-    nft.apply(ruleset(uplink, vni))
+    nft.apply(ruleset(site))
 
 
-def admit(uplink: str, ours: tuple[int, int], vni: int, vteps: Iterable[IPv4Address]) -> None:
+def admit(site: Site, vni: int, vteps: Iterable[IPv4Address]) -> None:
     """Take the job's packets from its peers, in one transaction; the base table is loaded where it is missing.
 
-    ``ours`` is the site's VNI range. Raises NodeError.
+    Raises NodeError.
     """
     elements = _elements("add", vni, vteps)
     missing = nft.apply(elements or f"list set inet {NFT_TABLE} vtep\n", may_miss=True)
     if missing:
-        nft.apply(ruleset(uplink, ours) + elements)
+        nft.apply(ruleset(site) + elements)
 
 
 def expel(vni: int, vteps: Iterable[IPv4Address] | None = None) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 from hpcnet import names
 from hpcnet.errors import NodeError
-from hpcnet.kernel import links, netns, rtnl, stray
+from hpcnet.kernel import links, netns, rtnl, stray, sysctl
 from hpcnet.kernel.links import Link
 from hpcnet.model import Endpoint, Plan
 
@@ -43,13 +42,13 @@ _BEFORE = (
 def prepare() -> None:
     """The settings of the namespace that the thread is in, before there are devices in it."""
     for key, value in _BEFORE:
-        sysctl(key, value)
+        setting(key, value)
 
 
-def sysctl(key: str, value: str) -> None:
+def setting(key: str, value: str) -> None:
     """Of the thread's namespace. A key that this kernel does not have is no error: IPv6 may be off."""
     with contextlib.suppress(FileNotFoundError):
-        Path("/proc/sys", key).write_text(value, encoding="ascii")
+        sysctl.write(key, value)
 
 
 def link_info(kind: str, data: bytes) -> bytes:
@@ -150,7 +149,7 @@ def entry(head: bytes, destination: bytes, mac: str) -> bytes:
 def remove_devices(job_id: int, attached: bool = False) -> None:
     """Delete every device of the job and see that it is gone; no namespace is fine. Raises NodeError.
 
-    The VXLAN device goes first: its children in containers' namespaces go with it. An IPoIB child whose
+    With the VXLAN device go its children in containers' namespaces. An IPoIB child whose
     namespace died comes back to the host's, so that is looked through too; and so are all others, when the
     namespace of the job's name does not have what it should, or when containers may hold children of the uplink
     (``attached``).
@@ -158,25 +157,42 @@ def remove_devices(job_id: int, attached: bool = False) -> None:
     found = False
     if netns.exists(job_id):
         with netns.inside(job_id), rtnl.Rtnl() as job:
-            found = _delete(job, job_id, lambda link: link.group == names.DEVICE_GROUP)
+            found = _delete_inside(job, job_id)
     with rtnl.Rtnl() as host:
-        _delete(host, job_id, lambda link: stray.job_of(link) == job_id)
+        _delete(host, job_id)
         if attached or not found:
             for namespace, _ in stray.elsewhere():
                 with netns.inside_fd(namespace), rtnl.Rtnl() as there:
-                    _delete(there, job_id, lambda link: stray.job_of(link) == job_id)
+                    _delete(there, job_id)
             # again: a container that ended meanwhile brought its child back
-            _delete(host, job_id, lambda link: stray.job_of(link) == job_id)
+            _delete(host, job_id)
 
 
-def _delete(netlink: rtnl.Rtnl, job_id: int, ours: Callable[[Link], bool]) -> bool:
-    found = [link for link in links.every(netlink) if ours(link)]
+def _delete_inside(job: rtnl.Rtnl, job_id: int) -> bool:
+    """Of the job's own namespace all of hpcnet's group; whether there was any."""
+    if not _of_group(job):
+        return False
+    links.delete_group(job, names.DEVICE_GROUP)
+    _require_none(_of_group(job), job_id)
+    return True
+
+
+def _of_group(netlink: rtnl.Rtnl) -> list[Link]:
+    return [link for link in links.every(netlink) if link.group == names.DEVICE_GROUP]
+
+
+def _delete(netlink: rtnl.Rtnl, job_id: int) -> None:
+    """What is provably the job's: other jobs' devices may be here too."""
+    found = [link for link in links.every(netlink) if stray.job_of(link) == job_id]
     for link in sorted(found, key=lambda link: link.kind != "vxlan"):
         links.delete(netlink, link.index)
-    left = [link.name for link in links.every(netlink) if ours(link)] if found else []
+    if found:
+        _require_none([link for link in links.every(netlink) if stray.job_of(link) == job_id], job_id)
+
+
+def _require_none(left: list[Link], job_id: int) -> None:
     if left:
-        raise NodeError(f"job {job_id}: {', '.join(left)} cannot be deleted")
-    return bool(found)
+        raise NodeError(f"job {job_id}: {', '.join(link.name for link in left)} cannot be deleted")
 
 
 def alias(job_id: int) -> str | None:

@@ -6,11 +6,11 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from hpcnet.errors import NodeError
-from hpcnet.kernel import rtnl
+from hpcnet.frozen import frozen
+from hpcnet.kernel import infiniband, rtnl
 
 _ADDRESS_HEADER = 8
 _RTM_GETADDR = 22
@@ -18,7 +18,7 @@ _OPERSTATE_UP, _OPERSTATE_UNKNOWN = 6, 0
 _IFLA_OPERSTATE = 16
 
 
-@dataclass(frozen=True)
+@frozen
 class Link:
     """An interface as the kernel tells it; ``data`` holds the attributes of its kind, ``hardware`` is ARPHRD_*.
 
@@ -54,6 +54,15 @@ def every(netlink: rtnl.Rtnl) -> list[Link]:
 def delete(netlink: rtnl.Rtnl, index: int) -> None:
     """Delete an interface; gone already is fine. Returns when it is gone."""
     netlink.send(rtnl.message(rtnl.RTM_DELLINK, 0, rtnl.link_header(index)), ignore=(errno.ENODEV,))
+
+
+def delete_group(netlink: rtnl.Rtnl, group: int) -> None:
+    """Delete all interfaces of a netdev group in the socket's namespace at once; none is fine.
+
+    The kernel waits for its readers (RCU) once, not for each interface.
+    """
+    request = rtnl.message(rtnl.RTM_DELLINK, 0, rtnl.link_header(), rtnl.number(rtnl.IFLA_GROUP, group))
+    netlink.send(request, ignore=(errno.ENODEV,))
 
 
 def parse(body: bytes) -> Link:
@@ -107,7 +116,9 @@ def uplink(netlink: rtnl.Rtnl, name: str, node: str, address: IPv4Address) -> Li
     if not link.flags & rtnl.IFF_UP:
         raise NodeError(f"uplink {name} is down on {node}; bring it up (ip link set {name} up)")
     if link.operstate not in (_OPERSTATE_UP, _OPERSTATE_UNKNOWN):
-        raise NodeError(f"uplink {name} has no carrier on {node}; check its cable, port and subnet manager")
+        if link.hardware == infiniband.ARPHRD_INFINIBAND:
+            raise NodeError(infiniband.no_carrier(name, node))
+        raise NodeError(f"uplink {name} has no carrier on {node}; check its cable and the switch's port")
     if str(address) not in (text.partition("/")[0] for index, text in addresses(netlink) if index == link.index):
         raise NodeError(
             f"uplink {name} on {node} does not have the address {address} that [fabric] peers gives the node"

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 
 from hpcnet import names
 
@@ -22,6 +24,8 @@ _NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
 BORN = frozenset("lo tunl0 gre0 gretap0 erspan0 ip_vti0 ip6_vti0 sit0 ip6tnl0 ip6gre0".split())
 """Devices that a new namespace may have of itself: the tunnel modules put their fallbacks into each."""
 
+_LOCK_SECONDS = 0.5  # "ip netns" holds its lock for microseconds
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,8 +38,12 @@ def _call(function: str, *arguments: object) -> None:
 
 def create(job_id: int) -> None:
     """Make and pin the job's namespace. Raises FileExistsError when its name is taken."""
+    pin(names.netns_path(job_id))
+
+
+def pin(path: str) -> None:
+    """Make a namespace and pin it here, in NETNS_DIR. Raises FileExistsError."""
     _make_pin_directory()
-    path = names.netns_path(job_id)
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
     try:
         with _kept():
@@ -48,7 +56,11 @@ def create(job_id: int) -> None:
 
 def delete(job_id: int) -> None:
     """Unpin the job's namespace; gone already is fine. It ends when nobody is in it any more."""
-    path = names.netns_path(job_id)
+    unpin(names.netns_path(job_id))
+
+
+def unpin(path: str) -> None:
+    """The same by the file that pins it."""
     with contextlib.suppress(OSError):
         _call("umount2", path.encode(), _MNT_DETACH | _UMOUNT_NOFOLLOW)
     with contextlib.suppress(FileNotFoundError):
@@ -57,7 +69,11 @@ def delete(job_id: int) -> None:
 
 def exists(job_id: int) -> bool:
     """Whether the job's namespace is pinned (a file that pins nothing, or a symbolic link, counts as not)."""
-    path = names.netns_path(job_id)
+    return is_pinned(names.netns_path(job_id))
+
+
+def is_pinned(path: str) -> bool:
+    """Whether a namespace is pinned here."""
     try:
         return os.lstat(path).st_dev == os.stat(_OWN).st_dev
     except FileNotFoundError:
@@ -85,6 +101,14 @@ def inside_fd(namespace: int) -> Iterator[None]:
     """Run the block with the calling thread in the namespace of this file descriptor."""
     with _kept():
         _call("setns", namespace, _CLONE_NEWNET)
+        yield
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[None]:
+    """Run the block with the calling thread, and what it starts, in a new namespace that nothing else keeps."""
+    with _kept():
+        _call("unshare", _CLONE_NEWNET)
         yield
 
 
@@ -158,41 +182,66 @@ def _pins() -> Iterator[str]:
                 yield os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), fields[4]))
 
 
-def enter(job_id: int, hosts: str) -> None:
-    """The process enters the job's namespace for good, with the job's hosts file in place of /etc/hosts."""
+def enter(job_id: int, files: Mapping[str, str]) -> None:
+    """The process enters the job's namespace for good; ``files`` (path to file) take the place of the node's."""
     target = os.open(names.netns_path(job_id), os.O_RDONLY | os.O_CLOEXEC)
     _call("unshare", _CLONE_NEWNS)
     _call("mount", None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None)
-    _call("mount", hosts.encode(), b"/etc/hosts", None, ctypes.c_ulong(_MS_BIND), None)
+    for target_file, file in files.items():
+        _call("mount", file.encode(), target_file.encode(), None, ctypes.c_ulong(_MS_BIND), None)
     _call("setns", target, _CLONE_NEWNET)
 
 
 @contextlib.contextmanager
 def _kept() -> Iterator[None]:
-    """Come back to the namespace that the thread was in."""
+    """Come back to the namespace that the thread was in; a process that cannot would take one for the other."""
     with own() as before:
         try:
             yield
         finally:
-            _call("setns", before, _CLONE_NEWNET)
+            try:
+                _call("setns", before, _CLONE_NEWNET)
+            except OSError as error:
+                os.write(2, f"hpcnet: cannot come back from a job's network: {error.strerror}\n".encode())
+                os._exit(1)
 
 
 def _make_pin_directory() -> None:
     """As ``ip netns``: the directory is a shared mount, so that other mount namespaces lose a pin with us.
 
-    Under the lock that ``ip netns`` takes too: two at once would mount it on itself twice.
+    The first time under the lock that ``ip netns`` takes too: two at once would mount it on itself twice. But any
+    user may take that lock, so nobody waits for it long, or each time.
     """
     with contextlib.suppress(FileExistsError):
         os.mkdir(names.NETNS_DIR, 0o755)
-    directory = names.NETNS_DIR.encode()
-    shared = (None, directory, b"none", ctypes.c_ulong(_MS_SHARED | _MS_REC), None)
+    if _shared():
+        return
     lock = os.open(names.NETNS_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            _call("mount", *shared)
-        except OSError:  # not a mount point yet
+        _lock_if_free(lock)
+        if not _shared():
+            directory = names.NETNS_DIR.encode()
             _call("mount", directory, directory, b"none", ctypes.c_ulong(_MS_BIND | _MS_REC), None)
-            _call("mount", *shared)
+            _shared()
     finally:
         os.close(lock)
+
+
+def _shared() -> bool:
+    """Make the directory a shared mount; False: it is no mount yet."""
+    try:
+        _call("mount", None, names.NETNS_DIR.encode(), b"none", ctypes.c_ulong(_MS_SHARED | _MS_REC), None)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # that says: not a mount point yet
+            raise
+        return False
+    return True
+
+
+def _lock_if_free(file: int) -> None:
+    late = time.monotonic() + _LOCK_SECONDS
+    while time.monotonic() < late:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.01)

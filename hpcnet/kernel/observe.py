@@ -8,14 +8,15 @@ Not for hooks: the import alone costs more than they do.
 from __future__ import annotations
 
 import socket
-from typing import Any
-
-from pyroute2 import IPRoute
+from typing import TYPE_CHECKING, Any
 
 from hpcnet import names
 from hpcnet.kernel import egress, netns, rtnl, translation
 from hpcnet.kernel import filter as packet_filter
-from hpcnet.model import VXLAN_PORT, Plan
+from hpcnet.model import Plan
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 _RTPROT_KERNEL = 2
 
@@ -55,7 +56,7 @@ def _planned_egress(plan: Plan, alias: str) -> set[str]:
 def _planned_segment(plan: Plan, alias: str) -> set[str]:
     own, lease = plan.tasks, plan.lease
     lines = {
-        f"device {names.VXLAN_DEVICE} vxlan id {lease.vni} local {own.underlay} port {VXLAN_PORT} "
+        f"device {names.VXLAN_DEVICE} vxlan id {lease.vni} local {own.underlay} port {plan.vxlan_port} "
         f"{'proxy ' if lease.docker else ''}mtu {plan.mtu} up alias {alias}",
     }
     if lease.docker:
@@ -70,9 +71,16 @@ def observed(job_id: int, vni: int) -> set[str]:
     """
     lines = {f"filter admits VNI {vni} from {vtep}" for vtep in packet_filter.admitted(vni)} if vni else set()
     if netns.exists(job_id):
-        with netns.inside(job_id), IPRoute() as route:
+        with netns.inside(job_id), _reader() as route:
             lines |= _namespace(route)
     return lines | _link_on_node(names.egress_link(job_id)) | _let_out(job_id)
+
+
+def _reader() -> IPRoute:
+    """Imported when it is needed: it takes more time than all else of a command that reads no kernel."""
+    from pyroute2 import IPRoute
+
+    return IPRoute()
 
 
 def _let_out(job_id: int) -> set[str]:
@@ -84,7 +92,7 @@ def _let_out(job_id: int) -> set[str]:
 def _link_on_node(name: str) -> set[str]:
     """What the node's own namespace holds of the job's link to it."""
     lines = set()
-    with IPRoute() as route:
+    with _reader() as route:
         for link in route.get_links():
             if link.get("ifname") == name:
                 lines.add(_device(link))

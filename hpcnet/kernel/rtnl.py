@@ -27,7 +27,7 @@ REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR = 20
 RTM_NEWROUTE = 24
-RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_GETNSID = 90
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
@@ -53,6 +53,7 @@ _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
 _SO_RCVBUFFORCE = 33
 _CHUNK = 100  # messages a send: small enough for the socket's buffer, large enough to be cheap
 _RECEIVE_BUFFER = 1 << 20  # bytes: a refusal of each message of a chunk, whatever the host's default is
+_ANSWER_SECONDS = 60  # the kernel has one lock for all interfaces, which others may hold for long
 _TRIES = 20  # of a dump: on a busy host a change comes in between now and then
 
 _HEADER = struct.Struct("=IHHII")
@@ -134,7 +135,7 @@ class Rtnl:
         self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
         with contextlib.suppress(PermissionError):
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
-        self._socket.settimeout(10)
+        self._socket.settimeout(_ANSWER_SECONDS)
         self._sequence = 0
 
     def __enter__(self) -> Rtnl:

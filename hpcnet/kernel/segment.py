@@ -11,11 +11,11 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from hpcnet import names
+from hpcnet import names, phases
 from hpcnet.errors import NodeError
 from hpcnet.kernel import interior, links, netns, rtnl
 from hpcnet.kernel.links import Link
-from hpcnet.model import VXLAN_PORT, Plan
+from hpcnet.model import Plan
 
 IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING = 1, 3, 4, 7
 IFLA_VXLAN_LIMIT, IFLA_VXLAN_PROXY, IFLA_VXLAN_PORT = 9, 11, 15
@@ -30,7 +30,7 @@ def make_devices(plan: Plan) -> None:
         interior.prepare()
         vxlan = _ensure_vxlan(plan, host, job, namespace)
         # The answers for containers need IPv6 on it; an address it never gets.
-        interior.sysctl(f"net/ipv6/conf/{names.VXLAN_DEVICE}/disable_ipv6", "0" if plan.lease.docker else "1")
+        interior.setting(f"net/ipv6/conf/{names.VXLAN_DEVICE}/disable_ipv6", "0" if plan.lease.docker else "1")
         _ensure_tasks(plan, job, vxlan)
 
 
@@ -62,7 +62,7 @@ def _new_vxlan(plan: Plan, uplink: int, namespace: int) -> bytes:
         + rtnl.attribute(IFLA_VXLAN_LEARNING, b"\1")
         + rtnl.number(IFLA_VXLAN_LIMIT, len(plan.peers) + LEARNED)
         + rtnl.attribute(IFLA_VXLAN_PROXY, b"\1" if plan.lease.docker else b"\0")
-        + rtnl.attribute(IFLA_VXLAN_PORT, struct.pack("!H", VXLAN_PORT))
+        + rtnl.attribute(IFLA_VXLAN_PORT, struct.pack("!H", plan.vxlan_port))
     )
     return rtnl.message(
         rtnl.RTM_NEWLINK,
@@ -105,11 +105,15 @@ def connect(plan: Plan) -> None:
             if error.errno != errno.EADDRINUSE:
                 raise
             raise NodeError(
-                f"UDP port {VXLAN_PORT} is in use on {plan.node} by a program or another form of VXLAN device; "
-                f"end it (ss -ulnp sport = :{VXLAN_PORT}; ip -d link show type vxlan)"
+                f"UDP port {plan.vxlan_port} is in use on {plan.node} by a program or another form of VXLAN "
+                "device; hpcnet doctor names it: end it, then hpcnet filter load; or set [fabric] vxlan_port"
             ) from None
         job.send(*interior.addresses(plan, plan.tasks, tasks.index))
-        job.send(*_forwarding(plan, vxlan.index), *interior.neighbours(plan, tasks.index))
+        phases.passed("addresses")
+        job.send(*_forwarding(plan, vxlan.index))
+        phases.passed("forwarding")
+        job.send(*interior.neighbours(plan, tasks.index))
+        phases.passed("neighbours")
         if plan.lease.docker:
             # Nobody puts neighbours into Docker's containers: the device answers their questions from its own.
             job.send(*interior.neighbours(plan, vxlan.index))

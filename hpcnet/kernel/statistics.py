@@ -10,8 +10,8 @@ import ctypes
 import fcntl
 import socket
 import struct
-from dataclasses import dataclass
 
+from hpcnet.frozen import frozen
 from hpcnet.kernel import links, rtnl
 from hpcnet.kernel.links import Link
 
@@ -26,7 +26,7 @@ _ETHTOOL_COMMAND = 44  # bytes of struct ethtool_cmd
 _SPEED_UNKNOWN = 0xFFFFFFFF
 
 
-@dataclass(frozen=True)
+@frozen
 class Device:
     """An interface, its counters by name (empty: the kernel tells none), its addresses with prefix length."""
 

@@ -48,6 +48,19 @@ def elsewhere() -> Iterator[tuple[int, list[Link]]]:
                 yield namespace, found
 
 
+def tunnels_elsewhere() -> Iterator[tuple[int, Link]]:
+    """VXLAN devices in other namespaces whose socket is in the caller's, hpcnet's among them, each with the inode
+    number of its namespace.
+    """
+    with netns.own() as home:
+        for namespace in netns.everywhere():
+            with netns.inside_fd(namespace), rtnl.Rtnl() as there:
+                found = [link for link in links.every(there) if link.kind == "vxlan"]
+                host_id = links.namespace_id(there, home) if found else -1
+            inode = netns.identity(namespace)[1]
+            yield from ((inode, link) for link in found if link.link_namespace == host_id != -1)
+
+
 def _ports(found: Iterable[Link]) -> set[bytes]:
     """GUIDs of InfiniBand ports: the last 8 of an address's 20 bytes (RFC 4391). An IPoIB child has its parent's,
     and the kernel tells no more about where that is."""

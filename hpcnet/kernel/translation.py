@@ -14,17 +14,16 @@ job that goes gives it back. Everything here is called under the node's lock.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
+from ipaddress import IPv4Address
 
 from hpcnet import names
-from hpcnet.kernel import links, nft, rtnl
-from hpcnet.model import VXLAN_PORT
+from hpcnet.config import Site
+from hpcnet.kernel import links, nft, rtnl, sysctl
 from hpcnet.names import NFT_EGRESS_TABLE
 
-_FORWARDING = Path(names.STATE_DIR, "forwarding")
-_SYSCTL = Path("/proc/sys/net/ipv4")
+_FORWARDING = f"{names.STATE_DIR}/forwarding"
 
 _BASE = """\
 add table inet {table}
@@ -55,19 +54,25 @@ add rule inet {table} nat oifname != "{link}*" ip saddr {{ {jobs} }} masquerade
 """
 
 
-def ruleset(jobs: Iterable[IPv4Network]) -> str:
-    """The table as input of ``nft -f``; ``jobs``: the pools of jobs' addresses. Sets keep their elements."""
+def ruleset(site: Site) -> str:
+    """The table as input of ``nft -f``. Sets keep their elements."""
     return _BASE.format(
-        table=NFT_EGRESS_TABLE, link=names.EGRESS_LINK, port=VXLAN_PORT, jobs=", ".join(map(str, jobs))
+        table=NFT_EGRESS_TABLE,
+        link=names.EGRESS_LINK,
+        port=site.fabric.vxlan_port,
+        jobs=f"{site.pool.ipv4}, {site.direct.ipv4}",
     )
 
 
-def admit(job_id: int, address: IPv4Address, jobs: Iterable[IPv4Network]) -> None:
+def admit(job_id: int, address: IPv4Address, site: Site) -> None:
     """Let packets of this address out by the job's link; a missing table is loaded. Raises NodeError."""
-    element = f'add element inet {NFT_EGRESS_TABLE} links {{ "{names.egress_link(job_id)}" . {address} }}\n'
-    if nft.apply(element, may_miss=True):
-        nft.apply(ruleset(jobs) + element + _guard("add", _lent()))
-    _lend()
+    lent = _lend()
+    elements = f'add element inet {NFT_EGRESS_TABLE} links {{ "{names.egress_link(job_id)}" . {address} }}\n'
+    elements += _guard("add", lent)
+    if nft.apply(elements, may_miss=True):
+        nft.apply(ruleset(site) + elements)
+    for name in lent:  # not before the guard stands
+        _forward(name, "1")
 
 
 def expel(job_id: int) -> None:
@@ -83,7 +88,8 @@ def expel(job_id: int) -> None:
         for name in _lent():
             _forward(name, "0")
     nft.apply(f"delete table inet {NFT_EGRESS_TABLE}\n", may_miss=True)
-    _FORWARDING.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_FORWARDING)
 
 
 def admitted(job_id: int) -> list[str]:
@@ -92,30 +98,30 @@ def admitted(job_id: int) -> list[str]:
     return [str(address) for name, address in found if name == names.egress_link(job_id)]
 
 
-def _lend() -> None:
-    """The node's interfaces forward answers to jobs, and no more than before of anything else."""
+def _lend() -> list[str]:
+    """The node's interfaces that are to forward for jobs only, written down; none where it forwards anyway."""
     lent = _lent()
     if _forwards_anyway():
         if lent:
             nft.apply(_guard("delete", lent), may_miss=True)
-            _FORWARDING.unlink()
-        return
+            os.unlink(_FORWARDING)
+        return []
     with rtnl.Rtnl() as host:
         found = [
             link for link in links.every(host) if link.flags & rtnl.IFF_UP and link.group != names.DEVICE_GROUP
         ]
     new = [link.name for link in found if link.name != "lo" and link.name not in lent and not _forwards(link.name)]
     if new:
-        _FORWARDING.write_text("".join(f"{name}\n" for name in (*lent, *new)), encoding="utf-8")
-        nft.apply(_guard("add", new))
-    for name in (*lent, *new):
-        _forward(name, "1")
+        with open(_FORWARDING, "a", encoding="utf-8") as file:
+            file.write("".join(f"{name}\n" for name in new))
+    return lent + new
 
 
 def _lent() -> list[str]:
     """Interfaces that forward for us only."""
     try:
-        return _FORWARDING.read_text(encoding="utf-8").splitlines()
+        with open(_FORWARDING, encoding="utf-8") as file:
+            return file.read().splitlines()
     except FileNotFoundError:
         return []
 
@@ -126,16 +132,13 @@ def _guard(verb: str, interfaces: Iterable[str]) -> str:
 
 
 def _forwards_anyway() -> bool:
-    return Path(_SYSCTL, "ip_forward").read_text(encoding="ascii").strip() != "0"
+    return sysctl.read("net/ipv4/ip_forward") != "0"
 
 
 def _forwards(interface: str) -> bool:
-    try:
-        return Path(_SYSCTL, "conf", interface, "forwarding").read_text(encoding="ascii").strip() != "0"
-    except FileNotFoundError:  # it has gone since, or has no IPv4
-        return True
+    return sysctl.read(f"net/ipv4/conf/{interface}/forwarding") != "0"  # None: it has gone since, or has no IPv4
 
 
 def _forward(interface: str, value: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        Path(_SYSCTL, "conf", interface, "forwarding").write_text(value, encoding="ascii")
+        sysctl.write(f"net/ipv4/conf/{interface}/forwarding", value)

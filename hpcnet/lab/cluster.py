@@ -40,8 +40,10 @@ class Options:
     docker: bool = False
     fabric_mtu: int | None = None
     fabric: str = "ethernet"
+    slurm: Mapping[str, str | None] = field(default_factory=dict)
+    """Of slurm.conf, as for :meth:`Lab.configure`."""
     hpcnet: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Of hpcnet.toml, as for :meth:`Lab.configure`."""
+    """Of hpcnet.toml, the same."""
 
     @property
     def mtu(self) -> int:
@@ -93,6 +95,7 @@ class Lab:
                 raise LabError(f"{self.layout.root} has a half-built lab; remove it with: hpcnet lab down")
             self._require_ours()
             state = State(options.nodes, options.docker, options.mtu, options.fabric)
+            state.slurm = dict(options.slurm)
             state.hpcnet = {section: dict(values) for section, values in options.hpcnet.items()}
             state.cgroup = f"hpcnet-lab-{secrets.token_hex(4)}"
             state.save(self.layout.state)

@@ -15,6 +15,8 @@ from hpcnet.errors import LabError
 from hpcnet.lab.host import Host
 from hpcnet.lab.layout import Layout
 
+_SECONDS = 300.0  # for one docker command; where the processor is emulated, the first took more than 60
+
 IMAGE = "hpcnet-lab"
 """Name of the image on every node: busybox and iperf3."""
 
@@ -56,9 +58,9 @@ def make_image(layout: Layout) -> None:
 
 def load_image(host: Host, layout: Layout) -> None:
     """Import the image on a node, unless its dockerd has it from before a reboot."""
-    if host.run(["docker", "image", "inspect", IMAGE]).returncode == 0:
+    if host.run(["docker", "image", "inspect", IMAGE], timeout=_SECONDS).returncode == 0:
         return
-    done = host.run(["docker", "import", "-c", 'CMD ["sh"]', str(layout.image), IMAGE])
+    done = host.run(["docker", "import", "-c", 'CMD ["sh"]', str(layout.image), IMAGE], timeout=_SECONDS)
     if done.returncode:
         raise LabError(f"docker import failed on {host.name}: {done.stderr.strip()}")
 

@@ -10,12 +10,12 @@ that was connected to it later is only disconnected.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from hpcnet import names
 from hpcnet.errors import NodeError, UserError
+from hpcnet.frozen import frozen
 from hpcnet.model import Plan
 from hpcnet.runtimes.engine import Engine
 
@@ -36,8 +36,11 @@ def labels(plan: Plan) -> dict[str, str]:
     }
 
 
-def create(plan: Plan, engine: Engine) -> None:
-    """The job's network, as this lease wants it; one of an earlier lease goes first. Raises NodeError."""
+def create(plan: Plan, engine: Engine, known: str) -> None:
+    """The job's network, as this lease wants it; one of an earlier lease goes first. Raises NodeError.
+
+    ``known``: id of the one that the agent knows to be the job's; another one goes too: nobody serves it.
+    """
     _require_agent(plan)
     name = names.docker_network(plan.job_id)
     document = {
@@ -58,7 +61,7 @@ def create(plan: Plan, engine: Engine) -> None:
             raise NodeError(
                 f"Docker on {plan.node} has a network {name} that hpcnet did not make; docker network rm {name}"
             )
-        if found.body.get("Labels") == labels(plan):
+        if found.body.get("Labels") == labels(plan) and found.body["Id"] == known:
             return
         _remove(found.body["Id"], name, engine)
     made = engine.call("POST", "/networks/create", document)
@@ -104,7 +107,14 @@ def process_of(container: str, engine: Engine) -> int:
     return process
 
 
-@dataclass(frozen=True)
+def container_of(job_id: int, endpoint: str, engine: Engine) -> str:
+    """Name of the container that has an endpoint in the job's network; empty: none (yet). Raises NodeError."""
+    answer = engine.call("GET", f"/networks/{names.docker_network(job_id)}")
+    containers = (answer.body.get("Containers") or {}) if answer.good else {}
+    return next((str(each["Name"]) for each in containers.values() if each["EndpointID"] == endpoint), "")
+
+
+@frozen
 class Network:
     """A Docker network of a job on this node, live or dead, as its labels tell."""
 

@@ -15,16 +15,16 @@ import json
 import re
 import socket
 import time
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from hpcnet.errors import NodeError
+from hpcnet.frozen import frozen
 
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})\b")
 
 
-@dataclass(frozen=True)
+@frozen
 class Answer:
     """The status of a response (200 to 599), and its body: JSON, or None."""
 

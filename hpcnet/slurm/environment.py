@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from hpcnet import record
 from hpcnet.errors import SiteError
+from hpcnet.frozen import frozen
 
 _NO_TASK = {"", "4294967294", "4294967295"}  # NO_VAL, INFINITE: not an array task
 
 
-@dataclass(frozen=True)
+@frozen
 class Job:
     """One run of a job as a hook sees it; text that Slurm did not give is empty."""
 

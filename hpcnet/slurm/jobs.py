@@ -16,11 +16,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from hpcnet import nodelist
 from hpcnet.errors import SiteError
+from hpcnet.frozen import frozen
 from hpcnet.slurm.environment import Job
 
 OCCUPYING = "RUNNING,COMPLETING,CONFIGURING,SUSPENDED,STOPPED,SIGNALING,STAGE_OUT,RESIZING"
@@ -44,7 +44,7 @@ class JobUnknown(SiteError):
     """slurmctld answered, and has no such job."""
 
 
-@dataclass(frozen=True)
+@frozen
 class SlurmJob:
     """A job record. Numbers that Slurm has not set are 0, texts empty."""
 
@@ -71,7 +71,7 @@ class SlurmJob:
         return bool(self.states & _ENDED) and "COMPLETING" not in self.states
 
 
-@dataclass(frozen=True)
+@frozen
 class Host:
     """A node as slurmctld knows it."""
 
@@ -98,7 +98,7 @@ def jobs(timeout: float = _TIMEOUT, only: Iterable[int] = ()) -> list[SlurmJob]:
     some = [f"--jobs={','.join(map(str, only))}"] if only else []
     text = run(["squeue", "--all", "--local", "--states=all", "--json", *some], timeout)
     try:
-        document = json.loads(text)
+        document = json.loads(text, strict=False)  # users' texts may have any control character
         if document.get("errors"):
             why = "; ".join(str(error.get("description", error)) for error in document["errors"])
             raise ControllerUnreachable(f"slurmctld gives no list of jobs; is it running? (squeue: {why[:200]})")
@@ -118,7 +118,7 @@ def occupying(timeout: float = _TIMEOUT) -> dict[int, frozenset[str]]:
     return found
 
 
-@dataclass(frozen=True)
+@frozen
 class Holder:
     """A job that has nodes; of one that is COMPLETING only the nodes that are not done yet."""
 

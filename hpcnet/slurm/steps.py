@@ -18,8 +18,10 @@ def jobs() -> frozenset[int]:
         if name.isdecimal():
             with contextlib.suppress(OSError):  # ended meanwhile
                 path = f"/proc/{name}"
+                if os.stat(path).st_uid != 0:
+                    continue  # reading a user's memory may hang (FUSE)
                 with open(f"{path}/cmdline", "rb") as file:
                     title = _TITLE.match(file.read(64))
-                if title and os.stat(path).st_uid == 0:
+                if title:
                     found.add(int(title[1]))
     return frozenset(found)

@@ -1,34 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The application: the screens, the keys that hold on all of them, and the clock that paints."""
+"""The application: the screens, the keys that hold on all of them, and the clock that paints.
+
+What the first screen does not need is imported when it is: one waits for the first screen.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.command import CommandPalette
 from textual.screen import Screen
+from textual.scrollbar import ScrollBar, ScrollBarRender
 from textual.timer import Timer
 
 from hpcnet.errors import UserError
-from hpcnet.tui import export
-from hpcnet.tui.recording import Recorder
-from hpcnet.tui.screens.events import EventsScreen
-from hpcnet.tui.screens.help import HelpScreen
-from hpcnet.tui.screens.job import JobScreen
 from hpcnet.tui.screens.jobs import JobsScreen
-from hpcnet.tui.screens.node import NodeScreen
 from hpcnet.tui.screens.watching import Watching
 from hpcnet.tui.session import Session
 from hpcnet.tui.themes import DARK, PLAIN, THEMES
 from hpcnet.tui.view import INTERVALS
 from hpcnet.tui.widgets.table.table import Table
 
+if TYPE_CHECKING:
+    from hpcnet.tui.recording import Recorder
+
 UNIT = Binding.Group("unit", compact=True)
 PACE = Binding.Group("pace", compact=True)
+
+
+class BlankBar(ScrollBarRender):
+    """By its colour alone: the usual one ends in eighths of a block."""
+
+    VERTICAL_BARS: ClassVar[list[str]] = [" "] * 8
 
 
 class HpcnetApp(App[None]):
@@ -79,13 +86,15 @@ class HpcnetApp(App[None]):
         keys: dict[str, str] | None = None,
         paced: bool = True,
     ) -> None:
-        """``paced``: it calls ``tick`` by itself."""
+        """``paced``: it starts the feed and calls ``tick`` by itself."""
         # Textual decides here, before it knows the theme, how it obeys NO_COLOR.
         super().__init__(ansi_color=True if theme == PLAIN.name else None)
         self._metronome: Timer | None = None
         self._paced = paced
         self.animation_level = "none"
         self.session = session
+        self.set_class(session.view.ascii, "-ascii")
+        ScrollBar.renderer = BlankBar if session.view.ascii else ScrollBarRender
         self._recorder: Recorder | None = None
         for each in THEMES.values():
             self.register_theme(each)
@@ -97,10 +106,19 @@ class HpcnetApp(App[None]):
         """Of the stylesheet's own names, for Textual's themes."""
         return DARK.variables
 
+    def get_default_screen(self) -> JobsScreen:
+        """The first screen."""
+        return JobsScreen(self.session)
+
     def on_mount(self) -> None:
-        """The first screen, and the clock."""
-        self.push_screen(JobsScreen(self.session))
+        """The clock."""
         self._pace()
+        if self._paced:
+            # Not sooner: on a large cluster the first samples are many, and the screen must get past them.
+            self.call_after_refresh(self.set_timer, 0.05, self._begin)
+
+    def _begin(self) -> None:
+        self.session.feed.start()
         # The first list of jobs and the first rates come soon: nobody waits for a whole interval to see them.
         for seconds in (0.2, 0.6):
             self.set_timer(seconds, self._peek)
@@ -142,9 +160,9 @@ class HpcnetApp(App[None]):
         if action == "mine":
             return isinstance(screen, JobsScreen)
         if action in ("bytes", "packets", "total"):
-            return isinstance(screen, (JobsScreen, JobScreen, NodeScreen))
+            return screen is not None and screen.NUMBERS
         if action in ("events", "help"):
-            return screen is not None and not (action == "events" and isinstance(screen, EventsScreen))
+            return screen is not None and (action == "help" or screen.NUMBERS)
         if action in ("export", "freeze", "pace"):
             return screen is not None
         return True
@@ -191,10 +209,14 @@ class HpcnetApp(App[None]):
 
     def action_events(self) -> None:
         """What happened."""
+        from hpcnet.tui.screens.events import EventsScreen
+
         self.push_screen(EventsScreen(self.session))
 
     def action_help(self) -> None:
         """Keys and meanings."""
+        from hpcnet.tui.screens.help import HelpScreen
+
         self.push_screen(HelpScreen(self.session, self.all_keys()))
 
     def action_theme(self) -> None:
@@ -203,6 +225,8 @@ class HpcnetApp(App[None]):
 
     def action_export(self) -> None:
         """Write what is seen."""
+        from hpcnet.tui import export
+
         seen = self.watching
         if seen is not None:
             try:
@@ -217,6 +241,8 @@ class HpcnetApp(App[None]):
         if self._recorder is not None:
             self._stop_recording()
             return
+        from hpcnet.tui.recording import Recorder
+
         try:
             self._recorder = Recorder(self.session.feed)
         except UserError as error:
@@ -241,7 +267,7 @@ class HpcnetApp(App[None]):
     def all_keys(self) -> list[tuple[str, str]]:
         """Every key and what it does, as they are bound now."""
         found: dict[str, tuple[str, str]] = {}
-        for owner in (Table, Watching, JobScreen, HpcnetApp):
+        for owner in _owners():
             for each in Binding.make_bindings(owner.BINDINGS):
                 if each.tooltip and each.id not in found:
                     key = self._keymap.get(each.id or "", "") or each.key_display or each.key
@@ -260,7 +286,14 @@ class HpcnetApp(App[None]):
                 )
 
 
+def _owners() -> tuple[type[Table | Screen[None] | App[None]], ...]:
+    """Who has keys that a user may give another one."""
+    from hpcnet.tui.screens.events import EventsScreen
+    from hpcnet.tui.screens.job import JobScreen
+
+    return Table, Watching, JobScreen, EventsScreen, HpcnetApp
+
+
 def binding_ids() -> set[str]:
     """Ids that a user may give another key."""
-    owners = (Table, Watching, JobScreen, HpcnetApp)
-    return {each.id for owner in owners for each in Binding.make_bindings(owner.BINDINGS) if each.id}
+    return {each.id for owner in _owners() for each in Binding.make_bindings(owner.BINDINGS) if each.id}

@@ -17,11 +17,23 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from functools import cache
+from ipaddress import IPv4Network, ip_network
 from typing import Callable
 
 from hpcnet import names
-from hpcnet.counters.model import CONTAINER, PORT, SEGMENT, TASKS, Counters, Interface, JobInfo, NodeSample
+from hpcnet.counters.model import (
+    CONTAINER,
+    PORT,
+    SEGMENT,
+    TASKS,
+    Counters,
+    Interface,
+    JobInfo,
+    Neighbour,
+    Neighbours,
+    NodeSample,
+)
 
 SPEED = 100_000_000_000
 """Bit/s of the made-up fabric."""
@@ -29,6 +41,8 @@ SPEED = 100_000_000_000
 _USERS = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 _ACCOUNTS = ("physics", "climate", "bio", "cfd")
 _MTU = 65470
+_BLIND = "its counters cannot be read: permission denied"
+_NOBODY = Neighbours()
 _PAYLOAD = 32_000  # bytes in a packet on average
 
 
@@ -65,20 +79,22 @@ _SHAPES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Job:
     info: JobInfo
     traffic: _Traffic
     weights: tuple[float, ...]
     lean: float
     """Bytes sent for each received."""
-    network: IPv4Network
     containers: bool
     slow: int
     """Rank of the node that is slow; -1: none. So for the next three."""
     dropping: int
     silent: int
     blind: int
+
+
+_Moved = tuple["list[Counters]", "list[Interface]"]
 
 
 def _sizes(draw: random.Random, jobs: int, nodes: int) -> list[int]:
@@ -181,7 +197,6 @@ def _job(draw: random.Random, rank: int, size: int, now: int) -> _Job:
         traffic=_SHAPES[rank % len(_SHAPES)](draw),
         weights=tuple(draw.gauss(1.0, 0.03) for _ in range(size)),
         lean=draw.uniform(0.55, 1.0),
-        network=network,
         containers=rank % 4 == 2,
         slow=draw.randrange(size) if rank % 3 == 0 and size > 3 else -1,
         dropping=draw.randrange(size) if rank % 4 == 3 else -1,
@@ -191,63 +206,108 @@ def _job(draw: random.Random, rank: int, size: int, now: int) -> _Job:
 
 
 def _samples(job: _Job, began: float, second: float) -> Iterator[NodeSample]:
-    age = second + began - (job.info.started or began)
+    info = job.info
+    age = second + began - (info.started or began)
     total = job.traffic.total(age) * SPEED / 8
     now = began + second
-    for rank, node in enumerate(job.info.nodes):
+    moved: dict[tuple[int, int], _Moved] = {}
+    for rank, (node, endpoints) in enumerate(zip(info.nodes, _endpoints(job))):
         if rank == job.silent and second > 20:
             continue
+        if rank == job.blind:
+            yield NodeSample(info.job_id, node, now, (), _BLIND, 1000.0 + second)
+            continue
         weight = job.weights[rank] * (0.3 if rank == job.slow else 1.0)
-        received = total * min(weight, 1.0)
-        lost = int(age * 3.7) if rank == job.dropping else 0
-        problem = "its counters cannot be read: permission denied" if rank == job.blind else ""
-        interfaces = () if problem else _interfaces(job, rank, int(received), lost)
-        yield NodeSample(job.info.job_id, node, now, interfaces, problem, clock=1000.0 + second)
+        counts = int(total * min(weight, 1.0)), int(age * 3.7) if rank == job.dropping else 0
+        if counts not in moved:
+            moved[counts] = _moved(job, *counts)
+        counters, carriers = moved[counts]
+        # as _replace, in a third of the time
+        own = [Interface(each[0], each[1], count, *each[3:]) for each, count in zip(endpoints, counters)]
+        yield NodeSample(info.job_id, node, now, (*own, *carriers), "", 1000.0 + second)
 
 
-def _interfaces(job: _Job, rank: int, received: int, lost: int) -> tuple[Interface, ...]:
-    sent = int(received * job.lean)
-    info = job.info
-    namespace = names.netns(info.job_id)
-    tasks = received * 3 // 4 if job.containers else received
-    address = IPv4Address(int(job.network.network_address) + rank + 1)
-    mac = f"02:42:{int(address):08x}"
-    hwaddr = mac[:6] + ":".join(mac[6 + at : 8 + at] for at in range(0, 8, 2))
-    made = [
+@cache
+def _addresses(subnet: str, subnet6: str, rank: int) -> tuple[str, tuple[str, str], tuple[str]]:
+    """MAC and addresses of the tasks' interface, address of a container's."""
+    address, address6 = (ip_network(each).network_address + rank + 1 for each in (subnet, subnet6))
+    mac = "02:42:" + int(address).to_bytes(4, "big").hex(":")
+    return mac, (f"{address}/20", f"{address6}/64"), (f"{address + 2048}/20",)
+
+
+def _neighbours(info: JobInfo, rank: int, lost: bool) -> Neighbours:
+    """Of the tasks' interface: all peers where they are static, else the next few; with ``lost`` one in vain."""
+    size, static = len(info.nodes), info.mode == "vxlan"
+    peers = [(rank + step) % size for step in range(1, min(size, 5))] if not static else []
+    known = [_addresses(info.subnet, info.subnet6, peer) for peer in peers]
+    met = tuple(Neighbour(own[0].partition("/")[0], mac, "reachable") for mac, own, _ in known)
+    nobody = _addresses(info.subnet, info.subnet6, size)[1][0].partition("/")[0]
+    failed = (Neighbour(nobody, "", "failed"),) if lost else ()
+    return Neighbours(
+        failed=len(failed), reachable=len(met), permanent=2 * (size - 1) if static else 0, listed=failed + met
+    )
+
+
+@cache
+def _endpoints(job: _Job) -> list[tuple[Interface, ...]]:
+    """The tasks' interface of each node, and its container's, all but what they count."""
+    return [_of_node(job.info, rank, job.containers, rank == job.dropping) for rank in range(len(job.info.nodes))]
+
+
+def _of_node(info: JobInfo, rank: int, containers: bool, lost: bool) -> tuple[Interface, ...]:
+    mac, addresses, container = _addresses(info.subnet, info.subnet6, rank)
+    tasks = Interface(
+        names.TASKS_DEVICE,
+        TASKS,
+        mtu=info.mtu,
+        state="UP",
+        mac=mac,
+        addresses=addresses,
+        namespace=names.netns(info.job_id),
+        speed=SPEED,
+        neighbours=_neighbours(info, rank, lost),
+    )
+    if not containers:
+        return (tasks,)
+    return (
+        tasks,
         Interface(
-            names.TASKS_DEVICE,
-            TASKS,
-            _count(tasks, sent * 3 // 4 if job.containers else sent, lost),
+            "eth0",
+            CONTAINER,
+            name="solver",
             mtu=info.mtu,
             state="UP",
-            mac=hwaddr,
-            addresses=(f"{address}/20", f"{info.subnet6[:-3]}{rank + 1:x}/64"),
-            namespace=namespace,
+            addresses=container,
+            namespace="3f9a1c0e77b2",
             speed=SPEED,
-        )
-    ]
+            neighbours=_NOBODY,
+        ),
+    )
+
+
+def _moved(job: _Job, received: int, lost: int) -> _Moved:
+    """What endpoints of a node count, and the interfaces that carry it: nodes that moved the same share them."""
+    sent = int(received * job.lean)
+    info = job.info
+    tasks = received * 3 // 4 if job.containers else received
+    counters = [_count(tasks, sent * 3 // 4 if job.containers else sent, lost)]
     if job.containers:
-        made.append(
-            Interface(
-                "eth0",
-                CONTAINER,
-                _count(received - tasks, sent // 4, 0),
-                name="solver",
-                mtu=info.mtu,
-                state="UP",
-                addresses=(f"{address + 2048}/20",),
-                namespace="3f9a1c0e77b2",
-                speed=SPEED,
-            )
-        )
+        counters.append(_count(received - tasks, sent // 4, 0))
+    carriers = []
     if info.mode == "vxlan":
-        carried = _count(received + received // 900, sent + sent // 900, 0)
-        made.append(
-            Interface(names.VXLAN_DEVICE, SEGMENT, carried, mtu=info.mtu, state="UNKNOWN", namespace=namespace)
+        segment = Interface(
+            names.VXLAN_DEVICE,
+            SEGMENT,
+            _count(received + received // 900, sent + sent // 900, 0),
+            mtu=info.mtu,
+            state="UNKNOWN",
+            namespace=names.netns(info.job_id),
+            neighbours=_NOBODY,
         )
+        carriers.append(segment)
     port = Counters(received + received // 400, sent + sent // 400, None, None, 0, None, 0, 0)
-    made.append(Interface("mlx5_0/1", PORT, port, mtu=4096, state="ACTIVE", speed=SPEED))
-    return tuple(made)
+    carriers.append(Interface("mlx5_0/1", PORT, port, mtu=4096, state="ACTIVE", speed=SPEED))
+    return counters, carriers
 
 
 def _count(received: int, sent: int, lost: int) -> Counters:

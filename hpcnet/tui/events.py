@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened between one look and the next: jobs come and go, nodes fall silent, errors grow."""
+"""What is wrong now, on which nodes of which jobs and since when; what was, and which jobs came and went."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hpcnet import nodelist
-from hpcnet.tui.picture import JobView, bad
+from hpcnet.counters.troubles import ERROR, INFO, SILENT, Trouble
+from hpcnet.tui.picture import JobView
 
-INFO, WARNING, ERROR = "info", "warning", "error"
+_ASK = "is slurmctld up? scontrol ping; what is shown stays as it was"
+_ENDING = 30.0
+"""Seconds that a job may take to leave Slurm's list when it has ended."""
+
+_WATCH = "it is tried again; hpcnet stats JOB --once says the same"
 
 
 @dataclass(frozen=True)
@@ -17,54 +23,108 @@ class Event:
     """One line of the Events screen."""
 
     time: float
-    """Unix seconds, by the viewer's clock."""
+    """Unix seconds, by the viewer's clock; of what lasts, when it began."""
     grade: str
     """info, warning or error."""
     job: str
     """As Slurm's commands name it; empty: of all."""
     text: str
+    node: str = ""
+    """A hostlist of the job's nodes; empty: of the job, or of this host."""
+    remedy: str = ""
+    """What to do; empty: nothing, or not known."""
+    lasts: bool = False
+    """Whether it is so still."""
+    until: float | None = None
+    """Unix seconds when what lasted was over."""
+
+
+class Said(NamedTuple):
+    """What somebody else said of now, by the fields of Event."""
+
+    grade: str
+    job: str
+    text: str
+    node: str = ""
+    remedy: str = ""
+
+
+_Where = tuple[int, str, Trouble]
+"""Job (0: the list of jobs), node (empty: the whole job) and what is wrong there."""
 
 
 class Observer:
     """Compares each look with the one before it."""
 
     def __init__(self) -> None:
-        self._before: dict[int, JobView] = {}
-        self._rising: set[int] = set()
-        self._problem = ""
+        self._labels: dict[int, str] = {}
+        self._lasting: dict[_Where, float] = {}
         self._first = True
 
     def look(self, now: float, views: Collection[JobView], problem: str) -> Iterator[Event]:
-        """What is new; of the first look, only what is wrong. Exhaust it before the next look."""
-        if problem != self._problem:
-            text = problem or "the list of jobs can be had again"
-            yield Event(now, ERROR if problem else INFO, "", text)
-        current = {view.info.job_id: view for view in views}
-        for job_id, view in current.items():
-            yield from self._job(now, view, self._before.get(job_id))
-        for job_id in self._before.keys() - current.keys():
-            yield Event(now, INFO, self._before[job_id].info.label, "ended")
-            self._rising.discard(job_id)
-        self._before, self._problem = current, problem
-        # The jobs that are there when the viewer starts are no news.
-        self._first = self._first and not current
+        """What happened since the last look, what was wrong then and is no more. Exhaust it before the next."""
+        found = {where: self._lasting.get(where, now) for where in _wrong(views, problem)}
+        for view in views:
+            # Nodes of which it is found at once fell silent together, but for what their samplers are apart.
+            new = {(view.info.job_id, node, SILENT): since for node, since in view.silent.items()}
+            new = {where: since for where, since in new.items() if where not in self._lasting}
+            found.update(dict.fromkeys(new, min(new.values(), default=now)))
+        labels = {view.info.job_id: view.info.label for view in views}
+        known = {**self._labels, **labels}
+        over = {
+            where: since
+            for where, since in self._lasting.items()
+            if where not in found and not _is_of_the_end(where, now - since, labels)
+        }
+        yield from _lines(over, known, until=now)
+        for view in views:
+            # The jobs that are there when the viewer starts are no news.
+            if view.info.job_id not in self._labels and not self._first:
+                yield Event(now, INFO, view.info.label, f"{view.info.user} started on {view.nodes} nodes")
+        for job_id in self._labels.keys() - labels.keys():
+            yield Event(now, INFO, self._labels[job_id], "ended")
+        self._labels, self._lasting = labels, found
+        self._first = self._first and not labels
 
-    def _job(self, now: float, view: JobView, before: JobView | None) -> Iterator[Event]:
-        info = view.info
-        if before is None and not self._first:
-            yield Event(now, INFO, info.label, f"{info.user} started on {len(info.nodes)} nodes")
-        silent, spoke = set(view.silent), set(before.silent if before else ())
-        for names, grade, text in (
-            ([node for node in view.silent if node not in spoke], WARNING, "says nothing"),
-            ([node for node in info.nodes if node in spoke - silent], INFO, "is heard again"),
-        ):
-            if names:
-                yield Event(now, grade, info.label, f"{nodelist.fold(names)} {text}")
-        if view.problem and view.problem != (before.problem if before else ""):
-            yield Event(now, ERROR, info.label, view.problem)
-        rising = bool(bad(view.sum.rates))
-        if rising and info.job_id not in self._rising:
-            self._rising.add(info.job_id)
-            yield Event(now, WARNING, info.label, f"errors and drops grow: {bad(view.sum.counted):,.0f} so far")
-        elif not rising:
-            self._rising.discard(info.job_id)
+    def lasting(self) -> list[Event]:
+        """What is wrong now, by when it began."""
+        return sorted(_lines(self._lasting, self._labels), key=lambda event: event.time)
+
+
+def _is_of_the_end(where: _Where, seconds: float, labels: Collection[int]) -> bool:
+    """The viewing's step ends with its job, and is heard to before Slurm's next list of jobs: no news."""
+    job_id, node, _ = where
+    return job_id not in labels and job_id != 0 and not node and seconds < _ENDING
+
+
+def _wrong(views: Collection[JobView], problem: str) -> Iterator[_Where]:
+    if problem:
+        yield 0, "", Trouble(ERROR, problem, _ASK)
+    for view in views:
+        job_id = view.info.job_id
+        for node in view.silent:
+            yield job_id, node, SILENT
+        for node, trouble in view.troubles:
+            yield job_id, node, trouble
+        if view.problem:
+            yield job_id, "", Trouble(ERROR, view.problem, _WATCH)
+
+
+def _lines(
+    found: Mapping[_Where, float], labels: Mapping[int, str], until: float | None = None
+) -> Iterator[Event]:
+    """Nodes of a job of which the same is true since the same time are one line."""
+    nodes: dict[tuple[int, Trouble, float], list[str]] = {}
+    for (job_id, node, trouble), since in found.items():
+        nodes.setdefault((job_id, trouble, since), []).extend([node] if node else [])
+    for (job_id, trouble, since), together in nodes.items():
+        yield Event(
+            since,
+            trouble.grade,
+            labels.get(job_id, ""),
+            trouble.text,
+            nodelist.fold(together) if together else "",
+            trouble.remedy,
+            lasts=until is None,
+            until=until,
+        )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict
 from typing import Any, TextIO
@@ -14,13 +15,21 @@ from hpcnet.tui.session import Session
 SCHEMA = 1
 
 
+def _for_its_owner(name: str, flags: int) -> int:
+    """Counters are their owner's to see, in a file too."""
+    return os.open(name, flags, 0o600)
+
+
 def create(stem: str, suffix: str, now: float) -> TextIO:
-    """A new file, named by the time in UTC; one that is there already is never touched. Raises UserError."""
+    """A new file of the caller's alone, named by the time in UTC; one that is there already is never touched.
+
+    Raises UserError.
+    """
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     for extra in ("", *(f"-{number}" for number in range(2, 100))):
         name = f"{stem}-{stamp}{extra}{suffix}"
         try:
-            return open(name, "x", encoding="utf-8")
+            return open(name, "x", encoding="utf-8", opener=_for_its_owner)
         except FileExistsError:
             continue
         except OSError as error:

@@ -13,15 +13,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable, Mapping
 from typing import Callable
 
 from hpcnet.counters.board import Board
 from hpcnet.counters.model import JobInfo, NodeSample
 from hpcnet.counters.rates import UNKNOWN
 from hpcnet.counters.source import Source, Watch
+from hpcnet.counters.troubles import Judge, Trouble
 from hpcnet.errors import HpcnetError
-from hpcnet.tui.events import Event, Observer
-from hpcnet.tui.picture import GAP, JobView, NodeView, Point, Track, add_up, node_view, point, track
+from hpcnet.tui.events import Event, Observer, Said
+from hpcnet.tui.picture import JobView, NodeView, Point, Track, add_up, node_view, point, track
 
 LISTING = 10.0
 """Seconds between two questions to Slurm for the jobs."""
@@ -41,8 +43,14 @@ class Feed:
         self._board = Board(interval)
         self._infos: dict[int, JobInfo] = {}
         self._views: dict[int, JobView] = {}
-        self._tracks: dict[tuple[object, ...], Track] = {}
+        self._tracks: dict[int, Track] = {}
+        self._followed: dict[int, dict[str, Track]] = {}
+        """Nodes that somebody looked at."""
+        self._interfaces: dict[tuple[int, str], dict[tuple[str, str, str], Track]] = {}
+        self._judges: dict[int, Judge] = {}
+        self._troubles: dict[int, dict[str, tuple[Trouble, ...]]] = {}
         self._events: deque[Event] = deque(maxlen=_KEEP_EVENTS)
+        self._lost = 0  # events that were kept once
         self._observer = Observer()
         self._problem = ""
         self._listed = False
@@ -110,8 +118,10 @@ class Feed:
 
     def _forget(self, job_id: int) -> None:
         self._board.forget(job_id)
-        for key in [key for key in self._tracks if key[0] == job_id]:
-            del self._tracks[key]
+        for of_jobs in (self._tracks, self._followed, self._judges, self._troubles):
+            of_jobs.pop(job_id, None)
+        for key in [key for key in self._interfaces if key[0] == job_id]:
+            del self._interfaces[key]
 
     def take(self, sample: NodeSample) -> None:
         """Note one sample; of a job that is not listed, none."""
@@ -127,39 +137,47 @@ class Feed:
         with self._lock:
             now = self.clock()
             self._views = {job_id: self._view(info, now) for job_id, info in self._infos.items()}
-            for key, history in self._tracks.items():
-                if len(key) == 3:
-                    job_id, node, interface = key
-                    rates = self._board.rates(job_id, node).get(interface, UNKNOWN)  # type: ignore[arg-type,call-overload]
-                    silent = node in self._board.silent(job_id, now)  # type: ignore[arg-type]
-                    history.append(GAP if silent else point(rates))
-            self._events.extend(self._observer.look(now, self._views.values(), self._problem))
+            for (job_id, node), interfaces in self._interfaces.items():
+                silent = node in self._views[job_id].silent
+                rates = {} if silent else self._board.rates(job_id, node)
+                for key, history in interfaces.items():
+                    history.append(point(rates.get(key, UNKNOWN)))
+            self._note(self._observer.look(now, self._views.values(), self._problem))
 
     def _view(self, info: JobInfo, now: float) -> JobView:
         job_id = info.job_id
-        nodes = self._nodes(job_id, now, histories=False)
-        for each in nodes:
-            followed = self._tracks.get((job_id, each.node))
-            if followed is not None:
-                followed.append(point(each.rates))
+        silent = self._board.silent(job_id, now)
+        nodes = self._nodes(job_id, silent)
+        followed = self._followed.get(job_id)
+        if followed:
+            for each in nodes:
+                if each.node in followed:
+                    followed[each.node].append(point(each.rates))
+        troubles = self._troubles[job_id] = self._judge(info, nodes)
         summed = add_up(nodes)
-        history = self._tracks.setdefault((job_id,), track())
+        history = self._tracks.setdefault(job_id, track())
         history.append(point(summed.rates))
-        silent = tuple(each.node for each in nodes if each.silent_since is not None)
-        return JobView(info, summed, tuple(history), silent, nodes=len(nodes), problem=self._board.problem(job_id))
+        return JobView(
+            info,
+            summed,
+            tuple(history),
+            silent,
+            nodes=len(nodes),
+            problem=self._board.problem(job_id),
+            troubles=tuple((node, each) for node, found in troubles.items() for each in found),
+        )
 
-    def _nodes(self, job_id: int, now: float, histories: bool = True) -> list[NodeView]:
-        board, silent = self._board, self._board.silent(job_id, now)
-        return [
-            node_view(
-                node,
-                board.latest(job_id, node),
-                board.rates(job_id, node),
-                silent.get(node),
-                self._tracks.get((job_id, node), ()) if histories else (),
-            )
-            for node in board.nodes(job_id)
-        ]
+    def _judge(self, info: JobInfo, nodes: list[NodeView]) -> dict[str, tuple[Trouble, ...]]:
+        judge = self._judges.get(info.job_id)
+        if judge is None or judge.job != info:
+            judge = self._judges[info.job_id] = Judge(info)
+        look = judge.look
+        return {each.node: found for each in nodes if (found := look(each.older, each.sample, each.rates))}
+
+    def _nodes(self, job_id: int, silent: Mapping[str, float]) -> list[NodeView]:
+        """Without their histories and troubles: those of all jobs are made in each tick."""
+        pair = self._board.pair
+        return [node_view(node, *pair(job_id, node), silent.get(node)) for node in self._board.nodes(job_id)]
 
     # -- reading
 
@@ -176,9 +194,13 @@ class Feed:
     def nodes(self, job_id: int) -> list[NodeView]:
         """A job's nodes, in its order. Their histories begin when this is first asked for."""
         with self._lock:
-            for node in self._board.nodes(job_id):
-                self._tracks.setdefault((job_id, node), track())
-            return self._nodes(job_id, self.clock())
+            followed, troubles = self._followed.setdefault(job_id, {}), self._troubles.get(job_id, {})
+            return [
+                each._replace(
+                    history=tuple(followed.setdefault(each.node, track())), troubles=troubles.get(each.node, ())
+                )
+                for each in self._nodes(job_id, self._board.silent(job_id, self.clock()))
+            ]
 
     def node(self, job_id: int, name: str) -> NodeView | None:
         """One of them."""
@@ -187,12 +209,30 @@ class Feed:
     def interface_history(self, job_id: int, node: str, key: tuple[str, str, str]) -> tuple[Point, ...]:
         """Of one interface; it begins when it is first asked for."""
         with self._lock:
-            return tuple(self._tracks.setdefault((job_id, node, key), track()))
+            if job_id not in self._infos:
+                return ()
+            return tuple(self._interfaces.setdefault((job_id, node), {}).setdefault(key, track()))
 
-    def events(self) -> list[Event]:
-        """Oldest first."""
+    def note(self, said: Iterable[Said]) -> None:
+        """Add events of now, each by Event's fields but the time; they read downwards, the newest being on top."""
+        new = [Event(self.clock(), *each) for each in said]
         with self._lock:
-            return list(self._events)
+            self._note(reversed(new))
+
+    def _note(self, new: Iterable[Event]) -> None:
+        for event in new:
+            self._lost += len(self._events) == _KEEP_EVENTS
+            self._events.append(event)
+
+    def events(self) -> dict[int, Event]:
+        """What happened and is over, the newest last, by numbers that stay."""
+        with self._lock:
+            return dict(enumerate(self._events, self._lost))
+
+    def troubles(self) -> list[Event]:
+        """What is wrong now, the newest last."""
+        with self._lock:
+            return self._observer.lasting()
 
     @property
     def problem(self) -> str:

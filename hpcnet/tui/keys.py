@@ -9,10 +9,8 @@ quit = "q,ctrl+x"
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-
-import tomli
 
 from hpcnet.errors import UserError
 
@@ -23,8 +21,12 @@ def path() -> Path:
     return Path(base) / "hpcnet" / "tui.toml"
 
 
-def load(file: Path, known: Collection[str]) -> dict[str, str]:
+def load(file: Path, known: Callable[[], Collection[str]]) -> dict[str, str]:
     """Keys by the id of what they do; of no file, none. Raises UserError."""
+    if not file.exists():
+        return {}
+    import tomli
+
     try:
         document = tomli.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -34,9 +36,10 @@ def load(file: Path, known: Collection[str]) -> dict[str, str]:
     keys = document.pop("keys", {})
     if document or not isinstance(keys, dict):
         raise UserError(f'{file}: the only section is [keys], such as: freeze = "z"')
+    ids = known()
     for name, key in keys.items():
-        if name not in known:
-            raise UserError(f"{file}: [keys] {name} is not known; there are: {', '.join(sorted(known))}")
+        if name not in ids:
+            raise UserError(f"{file}: [keys] {name} is not known; there are: {', '.join(sorted(ids))}")
         if not isinstance(key, str) or not key:
             raise UserError(f'{file}: [keys] {name} must be a key such as "z", or several such as "z,ctrl+z"')
     return keys

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import pwd
 import sys
 from collections.abc import Sequence
 
 from hpcnet.counters.source import Source
+from hpcnet.counters.transports import AUTO, TRANSPORTS
 from hpcnet.errors import HpcnetError, UserError
+from hpcnet.names import CONFIG_FILE
 
 _HELP = """\
 Watch the networks of jobs: what each moves, on which nodes, through which interfaces.
@@ -41,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
         "--interval", type=_interval, default=2.0, metavar="SECONDS", help="between samples, 1 to 60 (2)"
     )
     parser.add_argument("--theme", choices=("dark", "light", "plain"), help="dark; with NO_COLOR set, plain")
+    parser.add_argument(
+        "--transport", choices=TRANSPORTS, default=AUTO, help="the way to the counters: see hpcnet stats --help"
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", default=CONFIG_FILE, help=f"the site's configuration ({CONFIG_FILE})"
+    )
     parser.add_argument("--ascii", action="store_true", help="no character outside ASCII")
     return parser
 
@@ -82,9 +91,9 @@ def _source(options: argparse.Namespace) -> Source:
         from hpcnet.tui.recording import Replay
 
         return Replay(options.replay)
-    from hpcnet.counters.steps import StepSource
+    from hpcnet.counters.transports import transport
 
-    return StepSource()
+    return transport(options.transport, options.config)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -92,7 +101,8 @@ def _run(options: argparse.Namespace) -> int:
         if options.demo or options.replay:
             raise UserError("stdout is not a terminal; --demo and --replay are for one")
         sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, "-I", "-m", "hpcnet", "stats", "--once"])
+        words = ["stats", "--once", "--transport", options.transport, "--config", options.config]
+        os.execv(sys.executable, [sys.executable, "-I", "-m", "hpcnet", *words])
     # Read when textual is imported, and by it alone.
     os.environ["TEXTUAL_ANIMATIONS"] = "none"
     no_color = "NO_COLOR" in os.environ
@@ -108,13 +118,20 @@ def _run(options: argparse.Namespace) -> int:
     from hpcnet.tui.themes import THEMES
     from hpcnet.tui.view import View
 
-    own_keys = keys.load(keys.path(), binding_ids())
+    # Samples live for two intervals and have no cycles: the collector would walk them again and again.
+    gc.set_threshold(50_000, 20, 100)
+    own_keys = keys.load(keys.path(), binding_ids)
     feed = Feed(_source(options), options.interval)
     what = "demo" if options.demo else os.path.basename(options.replay or "")
     plain_terminal = no_color or os.environ.get("TERM") == "dumb"
     theme = THEMES[options.theme or ("plain" if plain_terminal else "dark")]
-    app = HpcnetApp(Session(feed, View(ascii=options.ascii), _user(options), what), theme.name, own_keys)
-    feed.start()
+    commands = None
+    if not what:
+        from hpcnet.tui.commands import Commands
+
+        commands = Commands(options.config)
+    session = Session(feed, View(ascii=options.ascii), _user(options), what, commands)
+    app = HpcnetApp(session, theme.name, own_keys)
     try:
         app.run()
     finally:

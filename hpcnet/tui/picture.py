@@ -8,14 +8,15 @@ known"; a sum over nodes of which some are not known says so by ``partial``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from hpcnet import nodelist
 from hpcnet.counters.model import CONTAINER, PORT, TASKS, Counters, JobInfo, NodeSample
-from hpcnet.counters.rates import UNKNOWN, Rates, counted, moved
+from hpcnet.counters.rates import UNKNOWN, Rates, counted, moved, node_rates
+from hpcnet.counters.troubles import ERROR, Trouble
 
 KEEP = 240
 """Points of a history."""
@@ -25,8 +26,6 @@ Point = tuple[Optional[float], Optional[float], Optional[float], Optional[float]
 
 Track = deque[Point]
 """The newest KEEP points, oldest first."""
-
-GAP: Point = (None, None, None, None)
 
 
 def track() -> Track:
@@ -42,17 +41,13 @@ def point(rates: Rates) -> Point:
     return rates.rx_bytes, rates.tx_bytes, rates.rx_packets, rates.tx_packets
 
 
-_BAD = ("rx_errors", "tx_errors", "rx_dropped", "tx_dropped")
-
-
 def bad(of: Rates | Counters) -> float | None:
     """Errors and drops together, those that are known; None when none is."""
-    known = [value for value in (getattr(of, name) for name in _BAD) if value is not None]
+    known = [value for value in of[4:] if value is not None]
     return sum(known) if known else None
 
 
-@dataclass(frozen=True)
-class NodeView:
+class NodeView(NamedTuple):
     """One node of a job."""
 
     node: str
@@ -60,13 +55,21 @@ class NodeView:
     """The last one; None before the first."""
     rates: Rates
     counted: Counters
-    by_interface: dict[tuple[str, str, str], Rates]
+    older: NodeSample | None
+    """The one before."""
     silent_since: float | None
     """Unix seconds of the viewer's clock; None: it speaks."""
     speed: int | None
     """Bit/s of its link."""
     history: tuple[Point, ...] = ()
     """Oldest first."""
+    troubles: tuple[Trouble, ...] = ()
+    """By what it said last."""
+
+    @property
+    def by_interface(self) -> dict[tuple[str, str, str], Rates]:
+        """Rates of each interface; empty before the second sample."""
+        return node_rates(self.older, self.sample) if self.older and self.sample else {}
 
     @property
     def load(self) -> float | None:
@@ -96,27 +99,32 @@ def _share(rates: Rates, speed: float | None) -> float | None:
 
 def link_speed(sample: NodeSample | None) -> int | None:
     """Bit/s of the link below a job on a node, as its interfaces tell; its tasks' interface first."""
-    speeds = {each.kind: each.speed for each in (sample.interfaces if sample else ()) if each.speed}
+    found = sample.interfaces if sample else ()
+    if found and found[0].kind == TASKS and found[0].speed:
+        return found[0].speed  # the usual case
+    speeds = {each.kind: each.speed for each in found if each.speed}
     return next((speeds[kind] for kind in (TASKS, CONTAINER, PORT) if kind in speeds), None)
 
 
 def node_view(
     node: str,
+    older: NodeSample | None,
     sample: NodeSample | None,
-    by_interface: dict[tuple[str, str, str], Rates],
     silent_since: float | None,
     history: Sequence[Point] = (),
+    troubles: tuple[Trouble, ...] = (),
 ) -> NodeView:
     """A node out of what the board has of it; the rates of a silent one are not known."""
     return NodeView(
         node=node,
         sample=sample,
-        rates=UNKNOWN if silent_since is not None else moved(by_interface),
-        counted=counted(sample) if sample and sample.interfaces else Counters(),
-        by_interface=by_interface,
+        rates=UNKNOWN if silent_since is not None or not (older and sample) else moved(older, sample),
+        counted=counted(sample) if sample else NOTHING_COUNTED,
+        older=older,
         silent_since=silent_since,
         speed=link_speed(sample),
         history=tuple(history),
+        troubles=troubles,
     )
 
 
@@ -142,22 +150,18 @@ def add_up(nodes: Sequence[NodeView]) -> Sum:
     known = [each for each in nodes if each.rates.rx_bytes is not None]
     speeds = [each.speed for each in known]
     return Sum(
-        rates=Rates(**_columns([each.rates for each in known])),
-        counted=Counters(**_columns([each.counted for each in nodes if each.sample])),
+        rates=Rates(*_columns([each.rates for each in known])),
+        counted=Counters(*_columns([each.counted for each in nodes if each.sample])),
         partial=len(known) < len(nodes),
         speed=None if not speeds or None in speeds else sum(speed for speed in speeds if speed),
     )
 
 
-_FIELDS = tuple(Rates.__dataclass_fields__)
-
-
-def _columns(parts: Sequence[Any]) -> dict[str, Any]:
-    found = {}
-    for name in _FIELDS:
-        known = [value for value in (getattr(part, name) for part in parts) if value is not None]
-        found[name] = sum(known) if known else None
-    return found
+def _columns(parts: Sequence[Rates | Counters]) -> Iterator[Any]:
+    """The sums of what is known, field by field; None where nothing is."""
+    for column in zip(*parts):
+        known = column if None not in column else [value for value in column if value is not None]
+        yield sum(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -167,10 +171,17 @@ class JobView:
     info: JobInfo
     sum: Sum
     history: tuple[Point, ...]
-    silent: tuple[str, ...]
-    """Nodes that say nothing."""
+    silent: Mapping[str, float]
+    """Nodes that say nothing, and since when, Unix seconds of the viewer's clock."""
     nodes: int
     problem: str = ""
+    troubles: tuple[tuple[str, Trouble], ...] = ()
+    """Each with its node."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether traffic stands still somewhere, or cannot be told."""
+        return bool(self.problem) or any(each.grade == ERROR for _, each in self.troubles)
 
     @property
     def network(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Callable
 
 from hpcnet.counters.model import Counters, Interface
 from hpcnet.counters.rates import Rates
+from hpcnet.counters.troubles import ERROR
 from hpcnet.tui import figures
 from hpcnet.tui.draw import peak, spark
 from hpcnet.tui.picture import IDLE, SILENT, SLOW, WAITING, Fold, JobView, NodeView, Point, bad
@@ -17,7 +18,7 @@ from hpcnet.tui.widgets.table.columns import Column
 from hpcnet.tui.widgets.table.table import Row
 
 STALE, PARTLY, TROUBLE = ("◌", "?"), ("◐", "~"), ("!", "!")
-"""Marks in front of a row, each also in ASCII: nothing is heard; of some nodes nothing is heard; a problem."""
+"""Marks in front of a row, each also in ASCII: nothing is heard; of some nodes nothing is heard; trouble."""
 
 
 def _mark(mark: tuple[str, str], view: View) -> str:
@@ -89,11 +90,11 @@ JOB_ORDER: dict[str, Callable[[JobView], Any]] = {
 def job_row(job: JobView, view: View, width: int, now: float) -> Row:
     """One job; ``width`` is its sparkline's."""
     silent, stale = len(job.silent), bool(job.nodes) and len(job.silent) == job.nodes
-    mark = TROUBLE if job.problem else STALE if stale else PARTLY if silent else ("", "")
+    mark = TROUBLE if job.broken else STALE if stale else PARTLY if silent else ("", "")
     info = job.info
     return Row(
         (
-            (_mark(mark, view), "bad" if job.problem else "warning"),
+            (_mark(mark, view), "bad" if job.broken else "warning"),
             (info.label, "strong"),
             (info.user or figures.UNKNOWN, ""),
             (job.network, "muted"),
@@ -141,8 +142,8 @@ _KIND_STYLES = {SILENT: "bad", SLOW: "warning", IDLE: "muted", WAITING: "muted"}
 def node_row(node: NodeView, kind: str, view: View, width: int, now: float, indent: str = "") -> Row:
     """One node; ``width`` is its sparkline's."""
     stale = node.silent_since is not None
-    problem = bool(node.sample and node.sample.problem)
-    mark = STALE if stale else TROUBLE if problem else ("", "")
+    broken = any(each.grade == ERROR for each in node.troubles)
+    mark = STALE if stale else TROUBLE if broken else ("", "")
     state = figures.duration(now - (node.silent_since or now)) if stale else kind
     return Row(
         (
@@ -231,7 +232,7 @@ def interface_row(
     """One interface."""
     return Row(
         (
-            (each.device, "strong"),
+            (each.name or each.device, "strong"),
             (each.kind, ""),
             (each.state or figures.UNKNOWN, "good" if each.state in ("UP", "ACTIVE") else "warning"),
             (str(each.mtu or figures.UNKNOWN), ""),

@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hpcnet.tui.feed import Feed
 from hpcnet.tui.view import View
+
+if TYPE_CHECKING:
+    from hpcnet.tui.commands import Commands
 
 
 @dataclass
@@ -19,6 +23,10 @@ class Session:
     """Whose jobs are "mine"."""
     what: str = ""
     """What is watched, when it is not the cluster: demo, or the name of a recording."""
+    commands: Commands | None = None
+    """What may be done to the cluster and asked of this host; None: what is watched is none."""
+    examined: bool = False
+    """Whether this host was looked at by doctor and check."""
     frozen_at: float = 0.0
     """Unix seconds; what the screens show while ``view.frozen``."""
     recording: str = ""

@@ -36,7 +36,7 @@ LIGHT = Theme(
     background="#FAFAF8",
     surface="#FAFAF8",
     panel="#E9ECEE",
-    variables={"rx": "#00609C", "tx": "#A85800", "cursor": "#CFE3F2", "cursor-text": "#000000"},
+    variables={"rx": "#00609C", "tx": "#944B00", "cursor": "#CFE3F2", "cursor-text": "#000000"},
 )
 
 PLAIN = Theme(

@@ -29,35 +29,40 @@ echo == files; find /run/hpcnet
 def eventually(what: str, test: Callable[[], object], seconds: float = 30) -> None:
     """Wait until ``test`` is true; fail naming ``what`` when it does not become so."""
     deadline = time.monotonic() + seconds
-    while not test():
+    while True:
+        begin = time.monotonic()
+        if test():
+            return
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
+        # Looking takes processor time from what is waited for, most of it where a processor is emulated.
+        time.sleep(max(0.05, 3 * (time.monotonic() - begin)))
 
 
 class Cluster:
-    """A lab of three nodes, and what its nodes looked like before any job."""
+    """A lab, of three nodes if nothing else is said, and what its nodes looked like before any job."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, nodes: Sequence[str] = NODES) -> None:
         self.lab = Lab.at(directory)
+        self.nodes = nodes
         self._pristine: dict[str, str] = {}
 
     def up(self, options: Options | None = None) -> None:
         """Start the lab (one left by a killed test run goes first) and take the baseline."""
         self.lab.down()
-        self.lab.up(options or Options(nodes=len(NODES), docker=True))
-        self._pristine = {node: self.state(node) for node in NODES}
+        self.lab.up(options or Options(nodes=len(self.nodes), docker=True))
+        self._pristine = {node: self.state(node) for node in self.nodes}
 
     def run(
         self, *argv: str, user: str = "alice", on: str = "login", check: bool = True, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on a host, by default as alice on the login node."""
         return self.lab.run(
-            on, ["sh", "-c", 'cd /tmp; exec "$@"', "sh", *argv], user=user, check=check, stdin=stdin
+            on, ["sh", "-c", 'cd /tmp; exec "$@"', "sh", *argv], user=user, check=check, stdin=stdin, timeout=300
         )
 
     def root(self, on: str, *argv: str, check: bool = True) -> str:
         """Output of a command that root runs on a host."""
-        return self.lab.run(on, list(argv), check=check).stdout
+        return self.lab.run(on, list(argv), check=check, timeout=300).stdout
 
     def srun(self, *argv: str, user: str = "alice") -> list[str]:
         """Lines that ``srun`` with these arguments prints."""
@@ -78,6 +83,11 @@ class Cluster:
         """The job record as scontrol shows it."""
         text = self.root("ctl", "scontrol", "--oneliner", "show", "job", str(job))
         return {key: value.strip() for key, value in re.findall(r"(\w+)=((?:(?! \w+=).)*)", text)}
+
+    def words(self, job: int | str) -> str:
+        """The user's comment and hpcnet's token, which Slurm from 23.02 on has a field of its own for."""
+        record = self.record(job)
+        return f"{record.get('Comment', '')} {record.get('Extra', '')}".strip()
 
     def state_of(self, job: int | str) -> str:
         """JobState of a job."""
@@ -106,21 +116,22 @@ class Cluster:
         """Everything of a node that a job's network could change."""
         return self.root(node, "sh", "-c", _STATE)
 
-    def settle(self, idle: Sequence[str] = NODES) -> None:
-        """Cancel what is left and wait until every Epilog has ended and these nodes are idle."""
+    def settle(self, idle: Sequence[str] | None = None, seconds: float = 90) -> None:
+        """Cancel what is left and wait until every Epilog has ended and these nodes (else: all) are idle."""
         self.root("ctl", "scancel", "--user=alice", "--user=bob", check=False)
         self.root("ctl", "sh", "-c", "squeue -h -o %A | xargs -r scancel", check=False)
-        eventually("no job is left", lambda: not self.root("ctl", "squeue", "-h"))
-        eventually("all nodes are idle", lambda: all(self.node_states()[node] == "idle" for node in idle))
+        nodes = idle or self.nodes
+        eventually("no job is left", lambda: not self.root("ctl", "squeue", "-h"), seconds)
+        eventually("they are idle", lambda: all(self.node_states()[node] == "idle" for node in nodes), seconds)
 
     def node_states(self) -> dict[str, str]:
         """State of each node as Slurm calls it."""
         lines = self.root("ctl", "sinfo", "-hN", "-p", "batch", "-o", "%N %T").splitlines()
         return dict(line.split() for line in lines)
 
-    def assert_pristine(self, nodes: Sequence[str] = NODES) -> None:
+    def assert_pristine(self, nodes: Sequence[str] | None = None) -> None:
         """Every node is as it was when the lab came up."""
-        for node in nodes:
+        for node in nodes or self.nodes:
             before, now = self._pristine[node].splitlines(), self.state(node).splitlines()
             changes = list(difflib.unified_diff(before, now, lineterm="", n=0))
             assert not changes, "\n".join([f"{node} is not as it was:", *changes])
@@ -128,6 +139,14 @@ class Cluster:
     def reboot(self, node: str) -> None:
         """Boot a node again; its interfaces are new ones, so it gets a new baseline, which must be clean too."""
         self.lab.reboot(node)
+        self._take_baseline(node)
+
+    def load_filter(self, node: str) -> None:
+        """After a boot with another pool in hpcnet.toml than the lab's own."""
+        self.root(node, "hpcnet", "filter", "load")
+        self._take_baseline(node)
+
+    def _take_baseline(self, node: str) -> None:
         state = self.state(node)
         assert "hpcnet-" not in state and "/run/hpcnet/jobs/" not in state
         self._pristine[node] = state

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import Cluster
+from tests.cluster.scene import Scene
 
 if os.geteuid() != 0:
     collect_ignore_glob = ["test_*.py"]
@@ -30,3 +32,19 @@ def cluster(_lab: Cluster) -> Iterator[Cluster]:
     yield _lab
     _lab.settle()
     _lab.assert_pristine()
+
+
+@pytest.fixture(scope="module")
+def _scene(_lab: Cluster) -> Iterator[Scene]:
+    yield Scene(_lab)
+    _lab.settle()
+    _lab.assert_pristine()
+
+
+@pytest.fixture
+def scene(_scene: Scene) -> Iterator[Scene]:
+    """Whatever bob did, alice's network is as it was and has received nothing; no node drains."""
+    yield _scene
+    changes = list(difflib.unified_diff(_scene.before, _scene.state(), lineterm="", n=2))
+    assert not changes, "\n".join(changes)
+    assert not {state for state in _scene.cluster.node_states().values() if "drain" in state}

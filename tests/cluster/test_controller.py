@@ -137,6 +137,8 @@ def test_the_lease_of_a_lost_node_rests_until_the_node_has_booted(pool_of_two: C
     finally:
         cluster.settle(idle=("n1", "n2"))
         cluster.root("ctl", "scontrol", "update", "nodename=n3", "state=resume", check=False)
+        cluster.lab.configure()
+        cluster.load_filter("n3")
 
 
 def test_list_and_show_as_any_user(cluster: Cluster) -> None:
@@ -156,7 +158,7 @@ def test_commands_without_slurmctld_say_so(cluster: Cluster) -> None:
     try:
         done = cluster.run("hpcnet", "list", check=False)
         assert done.returncode == 3
-        assert len(done.stderr.splitlines()) == 1 and "slurmctld" in done.stderr
+        assert re.fullmatch(r"hpcnet: .*(slurmctld|slurm controller).*\n", done.stderr)
     finally:
         cluster.lab.start_daemon("ctl", "slurmctld")
         cluster.lab.await_idle()

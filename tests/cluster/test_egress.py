@@ -16,9 +16,9 @@ CTL = "172.30.0.1"
 
 # One answer for every question: the controller's address (RFC 1035).
 DNS = f"""
-import socket
+import socket, sys
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-udp.bind(("{CTL}", 53))
+udp.bind((sys.argv[1], 53))
 while True:
     question, peer = udp.recvfrom(512)
     name = question[12:question.index(0, 12) + 5]
@@ -68,7 +68,7 @@ def servers(cluster: Cluster) -> Iterator[Servers]:
     before = {node: cluster.root(node, "cat", "/etc/resolv.conf") for node in NODES}
     made = Servers(cluster)
     try:
-        made.start("ctl", "python3", "-c", DNS)
+        made.start("ctl", "python3", "-c", DNS, CTL)
         made.serve("ctl", CTL, 8080)
         for node in NODES:
             cluster.lab.run(node, ["sh", "-c", "cat > /etc/resolv.conf"], stdin=RESOLVER)
@@ -88,6 +88,47 @@ def test_names_are_resolved_by_the_dns_server_of_the_node(cluster: Cluster, serv
     found = task(cluster, "host", "getent", "ahostsv4", "licence.lab.test")
     assert found.stdout.split()[0] == CTL
     assert task(cluster, "none", "getent", "ahostsv4", "licence.lab.test").returncode == 2
+
+
+@pytest.fixture
+def stub(cluster: Cluster, servers: Servers) -> Iterator[Cluster]:
+    """n1 as with systemd-resolved: its resolv.conf is a link, and names a resolver on 127.0.0.53."""
+    made = """
+mkdir -p /run/systemd/resolve /run/other; echo "nameserver 127.0.0.53" > /run/systemd/resolve/stub-resolv.conf
+mv /etc/resolv.conf /run/other/own; ln -s ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
+"""
+    cluster.root("n1", "sh", "-c", made)
+    servers.start("n1", "python3", "-c", DNS, "127.0.0.53")
+    try:
+        resolves = ("getent", "ahostsv4", "licence.lab.test")
+        eventually("n1 itself resolves", lambda: CTL in cluster.root("n1", *resolves, check=False))
+        yield cluster
+    finally:
+        cluster.root(
+            "n1", "sh", "-c", "rm /etc/resolv.conf; mv /run/other/own /etc/resolv.conf; rm -r /run/systemd"
+        )
+        cluster.lab.configure()
+
+
+def test_names_are_resolved_where_the_node_has_a_resolver_on_its_loopback(stub: Cluster) -> None:
+    resolve = ("getent", "ahostsv4", "licence.lab.test")
+    assert task(stub, "host", *resolve).returncode == 2  # nobody says what is behind it
+    real = f"nameserver fd00::53\n{RESOLVER}"
+    stub.lab.run("n1", ["sh", "-c", "cat > /run/systemd/resolve/resolv.conf"], stdin=real)
+    both = task(stub, "host", "sh", "-c", f"{' '.join(resolve)} | head -1; cat /etc/resolv.conf").stdout
+    assert both.startswith(CTL) and both.endswith("\n" + RESOLVER)
+    assert task(stub, "none", "cat", "/etc/resolv.conf").stdout == "nameserver 127.0.0.53\n"
+    job = stub.hold("--network=ib", "-w", "n1")
+    assert stub.root("n1", "hpcnet", "exec", str(job), "--", *resolve).split()[0] == CTL
+    assert stub.root("n1", "cat", "/etc/resolv.conf") == "nameserver 127.0.0.53\n"
+
+
+def test_a_resolv_conf_of_the_sites(stub: Cluster) -> None:
+    stub.lab.configure(hpcnet={"egress": {"resolv_conf": "/run/other/own"}})
+    assert task(stub, "host", "getent", "ahostsv4", "licence.lab.test").stdout.split()[0] == CTL
+    stub.lab.configure(hpcnet={"egress": {"resolv_conf": "/run/other/absent"}})
+    refused = task(stub, "host", "true")
+    assert "[egress] resolv_conf = /run/other/absent: cannot be read: No such file or directory" in refused.stderr
 
 
 @pytest.mark.parametrize("host", ["ctl", "licence.lab.test"])

@@ -149,3 +149,22 @@ def test_a_vni_that_is_not_ours_is_left_alone(cluster: Cluster) -> None:
     finally:
         for node in ("n1", "n2"):
             cluster.root(node, "ip", "link", "del", "other")
+
+
+def test_docker_swarm_lives_on_beside_a_job(pair: Pair) -> None:
+    """Its overlay networks are VXLAN on the same port, and their packets meet our filter on both nodes."""
+    cluster, first = pair.cluster, "172.31.1.1"
+    try:
+        cluster.root("n1", "docker", "swarm", "init", f"--advertise-addr={first}")
+        token = cluster.root("n1", "docker", "swarm", "join-token", "-q", "worker").strip()
+        cluster.root("n2", "docker", "swarm", "join", "--advertise-addr=172.31.1.2", "--token", token, first)
+        cluster.root("n1", "docker", "network", "create", "--driver=overlay", "--attachable", "theirs")
+        run = ("docker", "run", "--network=theirs", "--rm")
+        cluster.root("n2", *run, "--detach", "--stop-signal=KILL", "--name=server", "hpcnet-lab", "sleep", "60")
+        cluster.root("n1", *run, "hpcnet-lab", "ping", "-c1", "-W2", "-q", "server")
+        assert pair.as_alice("ping", "-c1", "-W1", "-q", "n2") == 0
+    finally:
+        cluster.root("n2", "docker", "rm", "--force", "server", check=False)
+        for node in ("n2", "n1"):
+            cluster.root(node, "docker", "swarm", "leave", "--force", check=False)
+            cluster.root(node, "docker", "network", "rm", "docker_gwbridge", check=False)

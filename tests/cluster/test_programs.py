@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that people run, as they run them: launchers in the batch script, servers started by srun.
+"""Programs that people run, as they run them: launchers in the batch script, Slurm's commands.
 
 Each runs over three nodes, by names and not by addresses. The bytes must go by the job's interface.
 """
@@ -35,6 +35,9 @@ int main(int argc, char **argv)
 	}
 	printf("rank %d of %d sum %d\n", rank, size, sum);
 	fflush(stdout);
+#ifdef OPEN_MPI
+	return MPI_Finalize();
+#endif
 	MPI_Barrier(MPI_COMM_WORLD);
 	sleep(1);
 	_exit(0);	/* Debian 12's MPICH hangs in MPI_Finalize over three nodes, also without hpcnet */
@@ -43,7 +46,7 @@ int main(int argc, char **argv)
 SENT = 10 << 20
 """Bytes that the ping-pong sends each way."""
 
-LAUNCH = "mpiexec.hydra -iface eth0 -n 3 -ppn 1"
+LAUNCHERS = {"mpich": "mpiexec.hydra -iface eth0 -n 3 -ppn 1", "openmpi": "mpirun -n 3"}
 
 COUNT = """
 count() { srun --overlap -N3 -l cat /sys/class/net/$1/statistics/tx_bytes | sort -n; }
@@ -66,11 +69,18 @@ def counted(lines: list[str]) -> list[int]:
     return [int(line.partition(": ")[2]) for line in sorted(lines)]
 
 
-def test_hydra_in_a_batch_script(cluster: Cluster) -> None:
-    """The launcher is in the node's network, and what it starts in the job's: it must name an interface there."""
-    compiled(cluster, "mpicc.mpich")
+def nothing_runs(cluster: Cluster, command: str) -> None:
+    """No node has a process with these words in its command line."""
+    for node in NODES:
+        assert command not in cluster.root(node, "ps", "-eo", "args=")
+
+
+@pytest.mark.parametrize("mpi", LAUNCHERS)
+def test_a_launcher_in_a_batch_script(cluster: Cluster, mpi: str) -> None:
+    """It is in the node's network, and what it starts in the job's, on its own node too."""
+    compiled(cluster, f"mpicc.{mpi}")
     host = {node: sent(cluster, node, "eth0") for node in NODES}
-    script = f"{COUNT}\n{LAUNCH} $HOME/pingpong\necho == hpc0; count hpc0\necho == hpcout; count hpcout\n"
+    script = f"{COUNT}\n{LAUNCHERS[mpi]} $HOME/pingpong\necho == hpc0; count hpc0\necho == hpcout; count hpcout\n"
     job = cluster.sbatch(script, "--network=ib", "-N3", "--ntasks-per-node=1")
     assert cluster.finished(job, 120) == "COMPLETED", cluster.output(job)
     said, _, rest = cluster.output(job).partition("== hpc0\n")
@@ -85,40 +95,78 @@ def test_hydra_in_a_batch_script(cluster: Cluster) -> None:
         assert sent(cluster, node, "eth0") - host[node] < SENT / 10
 
 
-def test_nothing_is_left_of_a_launcher_that_was_cancelled(cluster: Cluster) -> None:
-    job = cluster.sbatch(f"{LAUNCH} sh -c 'echo started; sleep 300'", "--network=ib", "-N3", "--ntasks-per-node=1")
+@pytest.mark.parametrize("mpi", LAUNCHERS)
+def test_nothing_is_left_of_a_launcher_that_was_cancelled(cluster: Cluster, mpi: str) -> None:
+    script = f"{LAUNCHERS[mpi]} sh -c 'echo started; exec sleep 299'"
+    job = cluster.sbatch(script, "--network=ib", "-N3", "--ntasks-per-node=1")
     eventually("all three run", lambda: cluster.output(job).count("started") == 3, 60)
     cluster.run("scancel", str(job))
     assert cluster.finished(job) == "CANCELLED"
+    nothing_runs(cluster, "sleep 299")
 
 
-REDIS = r"""
-cat > redis.sh <<'EOF'
-exec redis-server --port 7000 --bind 0.0.0.0 --cluster-enabled yes --protected-mode no --save "" \
-  --cluster-config-file /tmp/redis-$SLURM_JOB_ID-$SLURM_PROCID.conf --daemonize no
-EOF
-srun --overlap -N3 sh redis.sh > redis.out 2>&1 &
-step() { srun --overlap -N1 -n1 -w "$@"; }
-for node in n1 n2 n3; do
-  for try in $(seq 100); do step n1 redis-cli -h $node -p 7000 ping 2>&1 | grep -q PONG && break; sleep 0.2; done
-done
-addresses=$(step n1 getent ahostsv4 n1 n2 n3 | awk '$2 == "STREAM" { print $1 ":7000" }')
-step n1 redis-cli --cluster create $addresses --cluster-yes | tail -1
-for try in $(seq 100); do
-  [ $(srun --overlap -N3 redis-cli -p 7000 cluster info | grep -c cluster_state:ok) = 3 ] && break; sleep 0.2
-done
-step n1 sh -c 'for i in $(seq 30); do redis-cli -c -h n1 -p 7000 set key$i value$i; done' | sort | uniq -c
-step n3 sh -c 'for i in $(seq 30); do redis-cli -c -h n3 -p 7000 get key$i; done' | sort -V | tr '\n' ' '
+def test_mpirun_is_told_to_start_its_own_nodes_ranks_by_srun(cluster: Cluster) -> None:
+    """In the batch script of a job whose tasks join; never over a value of the user's."""
+    ompi, prte = (f"{prefix}_MCA_ras_base_launch_orted_on_hn" for prefix in ("OMPI", "PRTE"))
+    expected = {
+        ("--network=ib",): f"{ompi}=1 {prte}=1",
+        ("--network=ib", f"--export=ALL,{ompi}=0"): f"{ompi}=0 {prte}=1",
+        ("--network=ib,join=none",): "",
+        (): "",
+    }
+    script = "echo $(env | grep ^...._MCA_ | sort)"
+    for job, line in [(cluster.sbatch(script, *options), line) for options, line in expected.items()]:
+        assert cluster.finished(job) == "COMPLETED"
+        assert cluster.output(job).strip() == line
+
+
+@pytest.mark.parametrize("egress", ["host", "none"])
+def test_srun_and_salloc_in_a_task_fail_at_once_and_say_why(cluster: Cluster, egress: str) -> None:
+    """Slurm cannot connect back to them. Not so in the batch script and the shell of salloc."""
+    tried = "for c in 'srun true' 'salloc true' 'srun --jobid=1 --overlap true'; do timeout 20 $c; echo $?; done"
+    done = cluster.run("salloc", f"--network=ib,egress={egress}", "srun", "sh", "-c", tried)
+    assert done.stdout.split() == ["1"] * 3
+    said = [line for line in done.stderr.splitlines() if "hpcnet" in line]
+    assert said == [
+        f"{command}: error: hpcnet: {command} does not work in a task of a job with a network: Slurm could not "
+        "connect back to it; call it in the batch script, or outside of the job"
+        for command in ("srun", "salloc", "srun")
+    ]
+
+
+def test_sbatch_in_a_task(cluster: Cluster) -> None:
+    submitted = cluster.srun("--network=ib", "sbatch", "--parsable", "--output=/dev/null", "--wrap=true")
+    assert cluster.finished(int(submitted[0])) == "COMPLETED"
+
+
+TOLD = r"""
+cat > ~/server.py <<'END'
+import socket
+server = socket.create_server(("", 8123))
+while True: server.accept()[0].sendall(b"here")
+END
+cat > ~/ask.py <<'END'
+import os, socket
+print(socket.create_connection((os.environ["SLURM_LAUNCH_NODE_IPADDR"], 8123)).recv(9).decode())
+END
+python3 ~/server.py &
+until ss -Hltn sport = :8123 | grep -q .; do sleep 0.1; done
+srun -l sh -c 'echo $(hostname) $SLURMD_NODENAME $SLURM_JOB_NODELIST $(python3 ~/ask.py)'
+kill %1; squeue -h -o %N -j $SLURM_JOB_ID
 """
 
 
-def test_a_redis_cluster_started_by_srun(cluster: Cluster) -> None:
-    job = cluster.sbatch(f"cd; mkdir redis; cd redis\n{REDIS}", "--network=ib", "-N3", "--ntasks-per-node=1")
-    wanted = " ".join(f"value{i}" for i in range(1, 31))
-    eventually("the values are read", lambda: wanted in cluster.output(job), 120)
-    assert "30 OK" in cluster.output(job)
-    cluster.run("scancel", str(job))
-    assert cluster.finished(job) in ("CANCELLED", "COMPLETED")
-    for node in NODES:
-        assert cluster.root(node, "sh", "-c", "ps -e -o comm= | grep redis-server || true") == ""
-    cluster.run("sh", "-c", "rm -r ~/redis")
+def test_what_slurm_tells_a_task_are_the_nodes_names_and_addresses(cluster: Cluster) -> None:
+    """A server in the batch script is in the node's network: tasks find it where Slurm says that srun is."""
+    job = cluster.sbatch(TOLD, "--network=ib", "-N3", "--ntasks-per-node=1")
+    assert cluster.finished(job) == "COMPLETED"
+    wanted = [f"{rank}: {node} {node} n[1-3] here" for rank, node in enumerate(NODES)]
+    assert sorted(cluster.output(job).splitlines()) == [*wanted, "n[1-3]"]
+
+
+def test_a_step_from_another_host_is_in_the_jobs_network(cluster: Cluster) -> None:
+    job = cluster.hold("--network=ib", "-N2", "-w", "n[1-2]")
+    step = ("--overlap", f"--jobid={job}", "-N1", "-n1", "-w")
+    show = ("sh", "-c", "ping -c1 -W2 -q n2 > /dev/null && echo $(hostname) $HPCNET_JOB_ID")
+    assert cluster.srun(*step, "n1", *show) == [f"n1 {job}"]
+    assert cluster.run("srun", *step, "n1", *show, on="n3").stdout == f"n1 {job}\n"

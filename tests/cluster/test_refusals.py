@@ -25,7 +25,7 @@ def refused(cluster: Cluster, *argv: str) -> list[str]:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("ib,foo=1", 'unknown key "foo"; known: mode, mtu, pkey, ipoib, endpoints, join, egress, docker'),
+        ("ib,foo=1", 'unknown key "foo"; known: mode, mtu, pkey, ipoib, endpoints, join, egress, docker, env'),
         ("ib,mode=fast", 'mode="fast": must be vxlan or direct'),
         ("ib,mode=direct", "mode=direct is not offered here; offered: vxlan"),
         ("ib,mtu=abc", 'mtu="abc": must be an integer from 1280 to 65520'),

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_network
 from typing import Any
@@ -19,20 +19,29 @@ from tests.cluster.cluster import NODES, Cluster, eventually
 
 pytestmark = pytest.mark.cluster
 
-_MEGABYTES = 400  # so many that what is in sockets' buffers when iperf3 ends, and is never sent, is little
+MEGABYTES = 400  # so many that what is in sockets' buffers when iperf3 ends, and is never sent, is little
 
-SENDER = f"""
+
+def sender(wait: str = "", options: str = "") -> str:
+    """A job whose second node sends to its first; it prints iperf3's own report, and then moves nothing more."""
+    return f"""
 srun bash -c '
-if [ $SLURM_PROCID = 0 ]; then exec timeout 30 iperf3 -s -1 -B $HPCNET_ADDRESS > /dev/null; fi
+{wait}
+if [ $SLURM_PROCID = 0 ]; then exec timeout 60 iperf3 -s -1 -B $HPCNET_ADDRESS > /dev/null; fi
 for try in {{1..40}}; do
-  report=$(iperf3 -4 -c n1 -n {_MEGABYTES}M --json)
+  report=$(iperf3 -4 -c n1 -n {MEGABYTES}M {options} --json)
   case $report in *error*) ;; *) echo "$report"; exit 0;; esac
   sleep 0.3
 done
 exit 1'
 echo ready
-exec sleep 60
+exec sleep 120
 """
+
+
+SENDER = sender()
+TRAFFIC = sender("until [ -e go ]; do sleep 0.2; done", "-b 1200M")
+"""The same, once it finds the file "go" in its directory."""
 
 _ETHERNET_IP_TCP = 14 + 20 + 32
 """Bytes of headers in a packet of hpc0: Ethernet, IPv4, TCP with timestamps."""
@@ -75,10 +84,10 @@ def steps(cluster: Cluster, job: int) -> list[str]:
     return cluster.root("ctl", "squeue", "-hs", f"--jobs={job}", "-o", "%j").split()
 
 
-def samplers(cluster: Cluster) -> list[str]:
-    """Command lines of samplers and of the srun that would start one, on all hosts."""
-    script = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'hpcnet sample [0-9][0-9]*' || true"
-    return [found for host in ("login", *NODES) for found in cluster.root(host, "sh", "-c", script).splitlines()]
+def samplers(cluster: Cluster, hosts: Sequence[str] = ("login", *NODES)) -> list[str]:
+    """Command lines of samplers and of the srun that would start one."""
+    script = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -oE 'hpcnet sample ([0-9]+|all)' || true"
+    return [found for host in hosts for found in cluster.root(host, "sh", "-c", script).splitlines()]
 
 
 def test_stats_agrees_with_iperf3(cluster: Cluster) -> None:
@@ -86,7 +95,7 @@ def test_stats_agrees_with_iperf3(cluster: Cluster) -> None:
     eventually("iperf3 has ended", lambda: "ready" in cluster.output(job))
     report = json.loads(cluster.output(job).partition("ready")[0])
     sent = report["end"]["sum_sent"]["bytes"]
-    assert sent >= _MEGABYTES << 20
+    assert sent >= MEGABYTES << 20
     document = json.loads(stats(cluster, str(job), "--json").stdout)
     assert document["schema"] == 1
     sender, receiver = (interface(document, node)["counters"] for node in ("n2", "n1"))
@@ -100,18 +109,28 @@ def test_stats_agrees_with_iperf3(cluster: Cluster) -> None:
 
 
 def test_rates_are_those_of_the_traffic(cluster: Cluster) -> None:
-    script = SENDER.replace(f"-n {_MEGABYTES}M", "-t 6 -b 800M")
-    job = cluster.sbatch(script, "--network=ib", "-N2", "-w", "n[1-2]")
+    job = cluster.sbatch(TRAFFIC, "--network=ib", "-N2", "-w", "n[1-2]", "--chdir=/home/alice")
+    go = cluster.lab.layout.home("alice") / "go"
     eventually("the job runs", lambda: cluster.state_of(job) == "RUNNING")
-    with watching(cluster, str(job), "--watch", "1") as viewer:
-        rates: list[float] = []
-        while len(rates) < 3:
-            seen = line(viewer)
-            if seen.get("node") == "n2" and seen["interfaces"]:
-                rate = seen["interfaces"][0]["rates"]["tx_bytes"]
-                rates += [rate] if rate and rate > 10e6 else []
-    # 100 MB/s is what iperf3 was told to send; a sample may be of a second in which it began
-    assert max(rates) * 8 == pytest.approx(800e6, rel=0.1)
+    try:
+        with watching(cluster, str(job), "--watch", "0.5") as viewer:
+            seen = (
+                each for each in iter(lambda: line(viewer), {}) if each.get("node") == "n2" and each["interfaces"]
+            )
+            first = before = next(seen)
+            go.touch()
+            summed, rate = 0.0, 1.0
+            while rate or "ready" not in cluster.output(job):
+                now = next(seen)
+                rate = now["interfaces"][0]["rates"]["tx_bytes"]
+                summed += rate * (now["clock"] - before["clock"])
+                before = now
+    finally:
+        go.unlink(missing_ok=True)
+    sent = json.loads(cluster.output(job).partition("ready")[0])["end"]["sum_sent"]["bytes"]
+    assert summed == pytest.approx(sent, rel=0.03)
+    counted = [each["interfaces"][0]["counters"]["tx_bytes"] for each in (first, now)]
+    assert summed == pytest.approx(counted[1] - counted[0])
 
 
 def test_a_table_a_pipe_and_a_job_that_is_not_there(cluster: Cluster) -> None:
@@ -132,7 +151,7 @@ def test_a_table_a_pipe_and_a_job_that_is_not_there(cluster: Cluster) -> None:
 
 
 def test_alice_does_not_see_bobs_counters_and_root_does(cluster: Cluster) -> None:
-    job = cluster.hold("--network=ib", "-N1", user="bob")
+    job = cluster.hold("--network=ib", "-N1", user="bob", seconds=300)
     refused = stats(cluster, str(job), check=False)
     assert refused.returncode == 3 and "bob's" in refused.stderr and not refused.stdout
     assert stats(cluster, "--json", check=False).returncode == 1
@@ -147,6 +166,9 @@ def test_alice_does_not_see_bobs_counters_and_root_does(cluster: Cluster) -> Non
     # nor as root would
     everything = cluster.lab.run(node, [*sampler[:-2], "all", "1"], user="alice", check=False)
     assert "hpc0" not in everything.stdout
+    # nor in a file of the node
+    told = cluster.run("grep", "-rsi", "bytes", f"/run/hpcnet/jobs/{job}", on=node, check=False)
+    assert told.stdout == "" and told.returncode in (1, 2), "2: some files are not hers to read"
     for user in ("bob", "root"):
         document = json.loads(stats(cluster, str(job), "--json", user=user).stdout)
         assert interface(document, node)["device"] == "hpc0"
@@ -173,6 +195,19 @@ def test_a_viewer_that_is_killed_leaves_no_step_and_no_process(cluster: Cluster,
             viewer.kill()
     eventually("the step is gone", lambda: "hpcnet-stats" not in steps(cluster, job), 40)
     eventually("no sampler is left", lambda: not samplers(cluster), 10)
+
+
+def test_a_viewer_that_is_killed_while_a_node_is_off_leaves_nothing(cluster: Cluster) -> None:
+    job = cluster.hold("--network=ib", "-N3")
+    with watching(cluster, str(job), "--watch", "0.5") as viewer:
+        assert {line(viewer)["node"] for _ in range(9)} == set(NODES)
+        cluster.lab.power_off("n3")
+        try:
+            cluster.root("login", "pkill", "-KILL", "-u", "alice", "-x", "hpcnet")
+            eventually("no srun is left", lambda: "srun" not in cluster.root("login", "ps", "-eo", "comm"), 10)
+            eventually("no sampler is left", lambda: not samplers(cluster, ("login", "n1", "n2")), 40)
+        finally:
+            cluster.reboot("n3")
 
 
 def test_a_node_that_dies_falls_silent_and_the_rest_goes_on(cluster: Cluster) -> None:
@@ -214,7 +249,7 @@ def test_what_a_job_moved_stands_in_the_log_and_in_show_when_it_has_ended(cluste
     shared = str(cluster.lab.layout.root / "accounts")  # every host sees it
     cluster.lab.configure(hpcnet={"hooks": {"accounts": shared}})
     try:
-        script = SENDER.replace("exec sleep 60", "")
+        script = SENDER.replace("exec sleep 120", "")
         job = cluster.sbatch(script, "--network=ib", "-N2", "-w", "n[1-2]")
         assert cluster.finished(job) == "COMPLETED", cluster.output(job)
         sent = json.loads(cluster.output(job).partition("ready")[0])["end"]["sum_sent"]["bytes"]
@@ -227,7 +262,7 @@ def test_what_a_job_moved_stands_in_the_log_and_in_show_when_it_has_ended(cluste
             [tasks] = [found for found in each["interfaces"] if found["kind"] == "tasks"]
             assert tasks["counters"][way] == pytest.approx(sent, rel=0.03)
             assert 0 < each["seconds"] < 60 and each["problem"] == ""
-            [line] = re.findall(rf"job {job}: account (\{{.*\}})", cluster.log(each["node"]))
+            [line] = re.findall(rf"job {job}: removed; account (\{{.*\}}); ", cluster.log(each["node"]))
             assert json.loads(line) == each
         assert "MOVED-BY" in cluster.run("hpcnet", "show", str(job)).stdout
         assert json.loads(cluster.run("hpcnet", "show", str(job), "--json", user="bob").stdout)["accounts"] == []
@@ -235,9 +270,8 @@ def test_what_a_job_moved_stands_in_the_log_and_in_show_when_it_has_ended(cluste
         cluster.lab.configure(hpcnet={"hooks": {"accounts": "/proc/accounts"}})
         job = cluster.sbatch("true", "--network=ib", "-w", "n1")
         assert cluster.finished(job) == "COMPLETED"
-        eventually(
-            "the log says so", lambda: f"job {job}: its account is not kept: /proc/accounts" in cluster.log("n1")
-        )
+        complaint = rf"job {job}: removed; .*; its account is not kept: /proc/accounts"
+        eventually("the log says so", lambda: re.search(complaint, cluster.log("n1")))
         assert cluster.node_states()["n1"] == "idle"
     finally:
         cluster.lab.configure()

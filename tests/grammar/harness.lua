@@ -12,7 +12,7 @@
 -- Prints a JSON list: { code, desc, user = messages, log = messages, raised }.
 
 local ipairs = ipairs -- a scenario may break the script's
-local script_path, scenarios_path = arg[1], arg[2]
+local script, scenarios_path = assert(loadfile(arg[1])), arg[2]
 local NO_VAL, NO_VAL16 = 4294967294, 65534
 
 -- Fields that job_submit/lua lets a script set (22.05 and later), and those it can only read.
@@ -82,7 +82,7 @@ local function play(scenario)
    for name in pairs(_G) do known[name] = true end
    local whole = _G.ipairs
    slurm = fake_slurm(scenario.slurm or "22.05", said)
-   dofile(script_path)
+   script()
    local result = { globals = {} }
    for name in pairs(_G) do
       if not known[name] and name ~= "slurm" then result.globals[#result.globals + 1] = name end

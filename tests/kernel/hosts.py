@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
@@ -60,32 +60,34 @@ _STATE = {
 class Host:
     """One host; ``run`` runs a command on it as root."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, own_processes: bool = False) -> None:
+        """``own_processes``: in a process table of its own, where it sees those of no other host."""
         self.name = name
         self.used = False  # since somebody set it to False: whether any command ran
+        self._namespaces = ["--net", "--mount", *(["--pid"] if own_processes else [])]
+        table = ("--fork", "--kill-child", "--mount-proc") if own_processes else ()
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "--mount", "sh", "-c", _SETUP], stdout=subprocess.PIPE, text=True
+            ["unshare", *self._namespaces, *table, "sh", "-c", _SETUP], stdout=subprocess.PIPE, text=True
         )
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == "ready\n"
-        self.run("ip", "link", "set", "lo", "up")
-
-    @property
-    def pid(self) -> int:
+        self.pid = self._holder.pid
         """Of the process that holds the host's namespaces."""
-        return self._holder.pid
+        if own_processes:
+            self.pid = int(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii"))
+        self.run("ip", "link", "set", "lo", "up")
 
     def enter(self, *argv: str) -> list[str]:
         """The command line that runs a command in the host's namespaces."""
         self.used = True
-        return ["nsenter", f"--target={self.pid}", "--net", "--mount", "--", *argv]
+        return ["nsenter", f"--target={self.pid}", *self._namespaces, "--", *argv]
 
     def run(
         self, *argv: str, check: bool = True, text: str | None = None, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the host's namespaces."""
         result = subprocess.run(
-            self.enter(*argv), input=text, capture_output=True, text=True, timeout=60, env=env, check=False
+            self.enter(*argv), input=text, capture_output=True, text=True, timeout=300, env=env, check=False
         )
         if check and result.returncode != 0:
             raise AssertionError(f"{self.name}: {argv} exited {result.returncode}: {result.stderr}{result.stdout}")
@@ -120,9 +122,11 @@ class Host:
         """Run the hpcnet command, or a hook."""
         return self.run(*_HPCNET, *arguments, check=False, env=env)
 
-    def hook(self, hook: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        """Run a hook as Slurm would."""
-        return self.hpcnet(hook, env=self._environment(environment))
+    def hook(
+        self, hook: str, environment: dict[str, str], under: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a hook as Slurm would, or ``under`` a program that runs it."""
+        return self.run(*under, *_HPCNET, hook, check=False, env=self._environment(environment))
 
     def start_hook(self, hook: str, environment: dict[str, str]) -> subprocess.Popen[str]:
         """Start a hook as Slurm would."""
@@ -137,9 +141,10 @@ class Host:
         found = self.run("sh", "-c", "ls /run/hpcnet/jobs; ls /run/netns | sed -n s/hpcnet-//p").stdout
         return sorted({int(name) for name in found.split()})
 
-    def state(self) -> dict[str, str]:
-        """Everything of the host that a job's network could change."""
-        script = "".join(f"echo '\0{name}\0'; {command} 2>&1; " for name, command in _STATE.items())
+    def state(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Everything of the host that a job's network could change; and what ``more`` commands say."""
+        commands = {**_STATE, **(more or {})}
+        script = "".join(f"echo '\0{name}\0'; {command} 2>&1; " for name, command in commands.items())
         # ib0 shows that it is new for a second or so: duplicate address detection
         words = self.run("sh", "-c", script.replace("\0", "@@")).stdout.replace(" tentative", "").split("@@")
         return dict(zip(words[1::2], words[2::2]))
@@ -166,9 +171,9 @@ class Host:
 class Fabric:
     """Hosts n1..nN with ``ib0`` (172.31.0.N) on one switch."""
 
-    def __init__(self, size: int, mtu: int = 65520) -> None:
+    def __init__(self, size: int, mtu: int = 65520, own_processes: bool = False) -> None:
         self.switch = Host("switch")
-        self.hosts = [Host(f"n{number}") for number in range(1, size + 1)]
+        self.hosts = [Host(f"n{number}", own_processes) for number in range(1, size + 1)]
         self.switch.run("ip", "link", "add", "fabric", "mtu", str(mtu), "type", "bridge")
         self.switch.run("ip", "link", "set", "fabric", "up")
         names = "".join(f"172.31.0.{number} n{number}-ib\n" for number in range(1, size + 1))
@@ -288,7 +293,7 @@ def removed(hosts: Iterable[Host], environment: dict[str, str]) -> None:
         assert len(errors.splitlines()) == 1, errors
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 30) -> tuple[int, str]:
+def ended(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str]:
     """Exit code and standard error of a process that was started."""
     _, errors = process.communicate(timeout=seconds)
     return process.returncode, errors
@@ -297,9 +302,13 @@ def ended(process: subprocess.Popen[str], seconds: float = 30) -> tuple[int, str
 def wait_for(condition: Callable[[], object], otherwise: str, seconds: float = 10) -> None:
     """Wait until ``condition`` holds; fail with ``otherwise`` when it does not in time."""
     late = time.monotonic() + seconds
-    while not condition():
+    while True:
+        begin = time.monotonic()
+        if condition():
+            return
         assert time.monotonic() < late, otherwise
-        time.sleep(0.02)
+        # Looking takes processor time from what is waited for, most of it where a processor is emulated.
+        time.sleep(max(0.02, 3 * (time.monotonic() - begin)))
 
 
 def require_root() -> None:

@@ -141,6 +141,17 @@ def test_a_difference_is_shown(hosts: list[Host], what: str) -> None:
     assert found == {key: sorted(value) for key, value in expected.items() if value}
 
 
+def test_a_filter_without_its_rules_is_shown_for_a_job_without_peers_too(hosts: list[Host]) -> None:
+    built(hosts[:1], job_environment(LEASE, "n1"))
+    hosts[0].run("nft", "add rule inet hpcnet input accept; flush chain inet hpcnet forward")
+    lost = ['filter rule iifname "hpcvx*" drop', 'filter rule oifname "ib0" udp dport 4789 drop']
+    assert report(hosts[0], 1) == {"missing": lost[::-1], "foreign": ["filter rule accept"]}
+    hosts[0].run("nft", "delete", "table", "inet", "hpcnet")
+    assert report(hosts[0], 1) == {"missing": ["filter table inet hpcnet"]}
+    hosts[0].hpcnet("filter", "load")
+    assert report(hosts[0], 0) == {}
+
+
 def test_all_is_missing_when_the_namespace_is_gone(hosts: list[Host]) -> None:
     built(hosts[:1], ENVIRONMENT)
     hosts[0].run("sh", "-c", "ip -n hpcnet-17 link del hpcvx; ip netns del hpcnet-17")

@@ -141,6 +141,7 @@ def test_prologs_and_epilogs_of_eight_jobs_at_once_on_a_new_host(hosts: list[Hos
     epilogs = [host.start_hook("epilog", environment) for environment in environments]
     assert [ended(process)[0] for process in epilogs] == [0] * 8
     assert host.jobs() == []
+    assert host.hpcnet("filter", "load").stderr == ""
 
 
 def test_a_job_goes_while_another_one_comes(hosts: list[Host]) -> None:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.kernel
 _READ = """
 import json
 from hpcnet.counters import reading, wire
+from hpcnet.counters.neighbours import Tables
 found = {call}
 print(json.dumps([wire.encode(sample) for sample in (found if isinstance(found, list) else [found])]))
 """
@@ -27,6 +28,7 @@ ip netns add container
 ip -n hpcnet-17 link add link hpcvx name hpc1 netns container group {DEVICE_GROUP} type macvlan mode bridge
 ip -n container link set hpc1 alias "$1"
 ip -n container addr add 192.0.2.1/24 dev hpc1
+ip -n container neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 nud stale dev hpc1
 """
 
 
@@ -79,11 +81,43 @@ def test_what_root_reads_is_what_iproute2_reads(hosts: list[Host]) -> None:
     assert sample["interfaces"][0]["counters"]["tx_bytes"] >= 10 * 1042
 
 
+def stranger_on(host: Host) -> None:
+    """Entries in the table of hpc0 that hpcnet did not make."""
+    for address, state in (("192.0.2.7", "stale"), ("fd00::7", "failed"), ("192.0.2.8", "failed")):
+        mac = ["lladdr", "02:00:00:00:00:07"] if state == "stale" else []
+        host.in_job(17, "ip", "neigh", "replace", address, *mac, "nud", state, "dev", "hpc0")
+
+
+def test_neighbours_are_those_that_iproute2_shows(hosts: list[Host]) -> None:
+    job(hosts)
+    stranger_on(hosts[0])
+    [sample] = read(hosts[0], "reading.read_node('n1', Tables())")
+    for interface in sample["interfaces"]:
+        words = ["ip", "-j", "neigh", "show", "dev", interface["device"]]
+        shown = [
+            state.lower() for each in json.loads(hosts[0].in_job(17, *words).stdout) for state in each["state"]
+        ]
+        found = dict(interface["neighbours"])
+        listed = found.pop("listed")
+        assert found == {state: shown.count(state) for state in found}
+        assert len(listed) == len(shown) - found["permanent"]
+    assert sample["interfaces"][0]["neighbours"]["permanent"] > 0
+    assert sample["interfaces"][0]["neighbours"]["listed"] == [
+        {"address": "192.0.2.8", "mac": "", "state": "failed"},
+        {"address": "fd00::7", "mac": "", "state": "failed"},
+        {"address": "192.0.2.7", "mac": "02:00:00:00:00:07", "state": "stale"},
+    ]
+    [without] = read(hosts[0], "reading.read_node('n1')")
+    assert [each["neighbours"] for each in without["interfaces"]] == [None] * 2
+
+
 def test_a_task_reads_the_same_without_privilege(hosts: list[Host]) -> None:
     job(hosts)
-    [as_root] = read(hosts[0], "reading.read_job(17, 'n1')")
+    stranger_on(hosts[0])
+    [as_root] = read(hosts[0], "reading.read_node('n1', Tables())")
+    assert as_root["interfaces"][0]["neighbours"]["stale"] == 1
     inside = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-    script = _READ.format(call="reading.read_own(17, 'n1')")
+    script = _READ.format(call="reading.read_own(17, 'n1', Tables())")
     text = hosts[0].python(
         "import os, sys; from hpcnet.kernel import netns\n"
         "with netns.inside(17):\n"
@@ -104,10 +138,11 @@ def test_a_containers_interface_is_its_jobs(hosts: list[Host]) -> None:
     alias = json.loads(hosts[0].in_job(17, "ip", "-j", "link", "show", "hpc0").stdout)[0]["ifalias"]
     hosts[0].run("sh", "-ec", _CONTAINER, "sh", alias)
     try:
-        [sample] = read(hosts[0], "reading.read_node('n1')")
+        [sample] = read(hosts[0], "reading.read_node('n1', Tables())")
         kinds = {each["kind"]: each for each in sample["interfaces"]}
         assert set(kinds) == {"tasks", "segment", "container"}
         assert kinds["container"]["addresses"] == ["192.0.2.1/24"]
+        assert kinds["container"]["neighbours"]["listed"][0]["address"] == "192.0.2.9"
         assert re.fullmatch(r"net:\[\d+\]", kinds["container"]["namespace"])
         hosts[0].run("ip", "-n", "container", "link", "set", "hpc1", "alias", "hpcnet:cluster:18:1")
         [sample] = read(hosts[0], "reading.read_node('n1')")
@@ -131,13 +166,13 @@ def test_the_epilog_writes_what_the_job_moved_and_what_breaks_it_does_not_stop_i
     done = hosts[0].hook("epilog", environment)
     assert done.returncode == 0, done.stderr
     log = hosts[0].run("cat", "/run/hpcnet.log").stdout
-    [line] = re.findall(r"job 17: account (\{.*\})", log)
+    [line] = re.findall(r"job 17: removed; account (\{.*\}); ", log)
     account = json.loads(line)
     assert (account["job"], account["node"], account["problem"]) == (17, "n1", "")
     [tasks] = [each for each in account["interfaces"] if each["kind"] == "tasks"]
     counted = before["interfaces"][0]["counters"]
     assert is_between(counted, tasks["counters"], {name: count + 1000 for name, count in counted.items()})
-    assert "job 17: its account is not kept: /run/accounts/none: No such file or directory" in log
+    assert "; its account is not kept: /run/accounts/none: No such file or directory; serial" in log
     assert hosts[0].hook("epilog", environment).returncode == 0
     assert hosts[0].run("cat", "/run/hpcnet.log").stdout.count("account {") == log.count("account {")
     removed(hosts[1:2], environment)

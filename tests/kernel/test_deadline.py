@@ -66,6 +66,19 @@ def test_a_prolog_that_is_late_takes_back_what_it_built(hosts: list[Host], slow_
     assert hosts[0].state() == before
 
 
+def test_a_roll_back_is_not_broken_off_by_the_deadline(hosts: list[Host]) -> None:
+    """An error with a second left, and the kernel takes three to give the namespace back."""
+    hosts[0].configure(deadline=2)
+    before = hosts[0].state()
+    injected = ("fsync:error=EIO:when=5", "umount2:delay_enter=3000000:when=2")
+    options = [word for each in injected for word in ("-e", f"inject={each}")]
+    strace = ("/usr/bin/strace", "-o", "/run/strace", "-e", "trace=fsync,umount2", *options)
+    done = hosts[0].hook("prolog", ENVIRONMENT, under=strace)
+    assert "(DELAYED)" in hosts[0].run("cat", "/run/strace").stdout
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert hosts[0].state() == before
+
+
 def test_an_epilog_whose_filter_hangs_has_taken_the_devices_away(hosts: list[Host], slow_nft: SlowNft) -> None:
     built(hosts[:1], ENVIRONMENT)
     slow_nft.hold()

@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from tests.tui.stage import Stage
 
 DOCS = Path(__file__).parents[2] / "docs"
-PICTURES = {"tui-jobs": [], "tui-job": ["enter"]}
+PICTURES = {"tui-jobs": [], "tui-job": ["enter"], "tui-events": ["v"]}
 
 
 def main() -> None:

@@ -61,11 +61,16 @@ class Stage:
         self.app.tick()
         self.now += 2
 
-    def run(self, play: Callable[[Pilot[Any]], Awaitable[None]], size: tuple[int, int] = SMALL) -> None:
+    def run(
+        self,
+        play: Callable[[Pilot[Any]], Awaitable[None]],
+        size: tuple[int, int] = SMALL,
+        notifications: bool = False,
+    ) -> None:
         """Start the application and play with it."""
 
         async def whole() -> None:
-            async with self.app.run_test(size=size) as pilot:
+            async with self.app.run_test(size=size, notifications=notifications) as pilot:
                 await pilot.pause()
                 await play(pilot)
 

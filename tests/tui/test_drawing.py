@@ -65,7 +65,7 @@ def test_area() -> None:
 
 def node(name: str, pace: float | None, silent: bool = False) -> NodeView:
     rates = UNKNOWN if pace is None or silent else Rates(pace, pace)
-    return NodeView(name, NodeSample(1, name, 0.0), rates, Counters(), {}, 1.0 if silent else None, None)
+    return NodeView(name, NodeSample(1, name, 0.0), rates, Counters(), None, 1.0 if silent else None, None)
 
 
 def test_nodes_fold_by_what_they_move() -> None:

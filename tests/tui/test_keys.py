@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
+from hpcnet import nodelist
 from hpcnet.tui.app import HpcnetApp
 from hpcnet.tui.screens.events import EventsScreen
 from hpcnet.tui.screens.help import HelpScreen
@@ -126,7 +127,8 @@ def test_a_silent_job_is_dim_and_marked_and_its_rates_unknown() -> None:
         stage.tick()
         stage.tick()
         await pilot.pause()
-        assert any(f"{job.label}" in line and "is heard again" in line for line in stage.text())
+        [line] = [line for line in stage.text() if f" {job.label} " in line and "says nothing" in line]
+        assert line.split()[1:4] == ["over", job.label, nodelist.fold(job.nodes)]
 
     stage.run(play)
 
@@ -281,6 +283,7 @@ def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         await pilot.pause()
 
     stage.run(play)
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}, "counters are their owner's"
     jobs, job, node, events = (json.loads(file.read_text()) for file in sorted(tmp_path.iterdir(), key=_number))
     assert {each["mode"] for each in jobs["jobs"]} == {"direct"}
     assert (jobs["schema"], jobs["filter"]) == (1, "direct")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
+from hpcnet.tui.commands import Commands
 from tests.tui.stage import LARGE, SMALL, Stage
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")
@@ -23,8 +24,18 @@ SCREENS = {
     "silent": ["enter", "f", "enter"],
     "events": ["v"],
     "help": ["question_mark"],
+    "cleanup": ["x"],
 }
 SIZES = {"80x24": SMALL, "160x50": LARGE}
+
+
+def staged(screen: str, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Stage:
+    """For cleanup as root sees it, who alone has it; nothing is done."""
+    stage = Stage(**settings)
+    if screen == "cleanup":
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        stage.app.session.commands = Commands("/etc/hpcnet/hpcnet.toml")
+    return stage
 
 
 def picture(stage: Stage) -> str:
@@ -48,7 +59,7 @@ def picture(stage: Stage) -> str:
 @pytest.mark.parametrize("theme", ["dark", "light"])
 @pytest.mark.parametrize("screen", SCREENS)
 def test_screen(screen: str, theme: str, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(theme=theme)
+    stage = staged(screen, monkeypatch, theme=theme)
     seen = []
 
     async def play(pilot: Pilot[Any]) -> None:
@@ -64,17 +75,24 @@ def test_screen(screen: str, theme: str, size: str, monkeypatch: pytest.MonkeyPa
     assert seen[0] == file.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("screen", SCREENS)
-def test_ascii_is_nothing_else(screen: str) -> None:
-    stage = Stage(ascii_only=True)
-    seen: list[str] = []
+@pytest.mark.parametrize("screen", [*SCREENS, "palette", "toast"])
+def test_ascii_is_nothing_else(screen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {**SCREENS, "palette": ["ctrl+p", "f"], "toast": []}[screen]
+    for size in (SMALL, LARGE):
+        stage = staged(screen, monkeypatch, ascii_only=True)
+        seen: list[str] = []
 
-    async def play(pilot: Pilot[Any]) -> None:
-        await pilot.press(*SCREENS[screen])
-        await pilot.pause()
-        seen.extend(stage.text())
+        async def play(pilot: Pilot[Any], stage: Stage = stage, seen: list[str] = seen) -> None:
+            await pilot.press(*keys)
+            if screen == "toast":
+                stage.app.notify("written")
+                await pilot.pause()
+            if screen == "palette":
+                await stage.app.workers.wait_for_complete()
+            await pilot.pause()
+            seen.extend(stage.text())
 
-    stage.run(play, LARGE)
-    text = "\n".join(seen)
-    assert "hpcnet" in text
-    assert [each for each in text if ord(each) > 126] == []
+        stage.run(play, size, notifications=True)
+        text = "\n".join(seen)
+        assert {"palette": "freeze", "toast": "written"}.get(screen, "hpcnet") in text
+        assert [each for each in text if ord(each) > 126] == []

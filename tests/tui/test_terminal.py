@@ -3,24 +3,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.tui.terminal import Terminal
+from tests.tui.terminal import Terminal, terminal
+
+__all__ = ["terminal"]  # a fixture
 
 PROGRAM = [str(Path(sys.executable).with_name("hpcnet-tui")), "--demo", "--nodes", "40"]
-
-
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    made = Terminal(tmp_path / "tmux", tmp_path)
-    yield made
-    made.close()
 
 
 def test_a_person_looks_around(terminal: Terminal, tmp_path: Path) -> None:
@@ -33,7 +28,8 @@ def test_a_person_looks_around(terminal: Terminal, tmp_path: Path) -> None:
     terminal.wait("20 jobs")
     terminal.press("Enter")
     terminal.wait("subnet", "median", "rx above, tx below")
-    terminal.press("f", "Enter")
+    terminal.wait_for(lambda text: re.search(r"^\s+n\d+ ", text, re.MULTILINE) is not None, "its nodes")
+    terminal.press("Enter")
     terminal.wait("received", "namespace")
     terminal.press("e")
     terminal.wait("written: hpcnet-")
@@ -58,6 +54,7 @@ def test_record_and_replay(terminal: Terminal, tmp_path: Path) -> None:
     terminal.press("w")
     terminal.wait("recording")
     [file] = tmp_path.glob("hpcnet-*.ndjson")
+    assert file.stat().st_mode & 0o777 == 0o600
     time.sleep(4)
     terminal.press("w")
     terminal.wait("recorded: ")

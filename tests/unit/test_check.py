@@ -12,7 +12,7 @@ import pytest
 from hpcnet import check, journal, lifecycle, names
 from hpcnet.check import Report
 from hpcnet.config import Docker, Site
-from hpcnet.kernel import netns, observe
+from hpcnet.kernel import netns, observe, trial
 from tests.unit.test_driver import LEASE, entry
 from tests.unit.test_engine import Daemon, daemon, reply
 
@@ -26,6 +26,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(observe, "observed", lambda job_id, vni: {"all"})
     monkeypatch.setattr(observe, "planned", lambda plan: {"all"})
     monkeypatch.setattr(netns, "exists", lambda job_id: False)
+    monkeypatch.setattr(trial, "filter_difference", lambda site: [])
     journal.prepare()
     journal.begin(replace(entry(), boot_id=lifecycle.boot_id()))
     return Site(docker=Docker(socket=str(tmp_path / "docker.sock"), deadline=60))

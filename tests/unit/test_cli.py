@@ -154,10 +154,10 @@ def test_a_bad_configuration_is_3_and_one_line(
 def test_a_configuration_that_may_not_be_read_is_3(
     config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def denied(path: Path, *_: object, **__: object) -> str:
-        raise PermissionError(13, "Permission denied", str(path))
+    def denied(path: str, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(Path, "read_text", denied)  # root may read everything
+    monkeypatch.setattr("hpcnet.config.open", denied, raising=False)  # root may read everything
     message = complaint(capsys, 3, "plan", "--nodes", "n1", "--config", config)
     assert f"{config}: cannot be read: Permission denied" in message
 
@@ -174,7 +174,9 @@ def test_plan_with_a_node_prints_what_it_builds(config: str, capsys: pytest.Capt
     out = said(
         capsys, 0, "plan", "--network", "ib,mtu=1400", "--nodes", "n[1-2]", "--node", "n2", "--config", config
     )
-    assert out.split("\n\n")[-1] == (
+    *_, builds, tasks = out.split("\n\n")
+    assert "  NCCL_SOCKET_IFNAME==hpc0\n" in tasks
+    assert builds + "\n" == (
         "n2 builds namespace hpcnet-JOBID with\n"
         "  address 10.128.0.2/30 on hpc0\n"
         "  address fd68:7063:6e65::2/64 on hpc0\n"
@@ -239,6 +241,7 @@ def test_plan_as_json(config: str, capsys: pytest.CaptureFixture[str]) -> None:
         "containers": ["10.128.0.6", "10.128.0.7"],
     }
     assert "address 10.128.0.2/28 on hpc0" in document["builds"]["lines"]
+    assert document["builds"]["variables"]["NCCL_SOCKET_IFNAME"] == "=hpc0"
 
 
 def test_plan_as_json_without_a_node_builds_nothing(config: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -229,3 +229,37 @@ def test_a_slurmctld_that_does_not_answer_is_3(
     failure = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
     program.write_text(f"#!/bin/sh\necho '{failure}' >&2\nexit 1\n", encoding="utf-8")
     assert "Unable to contact slurm controller" in complaint(capsys, 3, *words)
+
+
+INTERFACE = {"device": "hpc0", "kind": "tasks", "counters": {"rx_bytes": 5}}
+ACCOUNT = {
+    "schema": 1, "job": 12, "serial": 7, "node": "n1", "user": "ada", "mode": "vxlan", "started": 1, "ended": 3,
+    "seconds": 2.0, "interfaces": [INTERFACE], "problem": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"interfaces": [{**INTERFACE, "device": "\x1b]0;root\x07\x1b[2Jhpc0"}]},
+        {"node": "n1\nforged line", "user": "\u202eada"},
+        {"interfaces": 5},
+        {"interfaces": [[[]]]},
+        {"interfaces": [{**INTERFACE, "counters": {"rx_bytes": "\x1b[2J"}}]},
+        {"seconds": "\x1b[2J"},
+        {"seconds": None},
+        {"schema": 2},
+        {"problem": 10**400},
+        {"extra": "\x1b[2J" * 1000},
+    ],
+)
+def test_an_account_that_its_owner_rewrote_does_nothing_to_who_reads_it(
+    tmp_path: Path, slurm: Path, config: str, capsys: pytest.CaptureFixture[str], changes: dict[str, object]
+) -> None:
+    (tmp_path / "12").mkdir()
+    (tmp_path / "12" / "7.n1.json").write_text(json.dumps({**ACCOUNT, **changes}), encoding="utf-8")
+    with open(config, "a", encoding="utf-8") as file:
+        file.write(f'\n[hooks]\naccounts = "{tmp_path}"\n')
+    out = said(capsys, 0, "show", "12", "--config", config)
+    assert "forged" not in {line.split()[0] for line in out.splitlines() if line}
+    assert all(line.isprintable() for line in out.splitlines())

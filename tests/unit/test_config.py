@@ -11,7 +11,7 @@ import tomli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcnet import config
+from hpcnet import config, interfaces
 from hpcnet.config import Site
 from hpcnet.errors import SiteError
 
@@ -22,9 +22,10 @@ UNSET = {("fabric", "mtu"), ("fabric", "peers_base")}
 SCHEMA = {
     (section.name, key.name)
     for section in fields(Site)
-    for key in fields(getattr(Site(), section.name))
     if is_dataclass(getattr(Site(), section.name))
+    for key in fields(getattr(Site(), section.name))
 }
+EXAMPLE_KEYS = SCHEMA | {("environment", name) for name in interfaces.DEFAULTS}
 
 # For each key: one value that is not its default and what becomes of it, and values that it may not have.
 VALUES: dict[str, tuple[str, object, list[str]]] = {
@@ -38,6 +39,7 @@ VALUES: dict[str, tuple[str, object, list[str]]] = {
         ['"ib"', '"{nodes}"', '"{node} ib"', '"{node}{node}"', "1"],
     ),
     "fabric.peers_base": ('"10.2.0.0"', IPv4Address("10.2.0.0"), ['"10.2.0"', '"fd00::"', '"10.2.0.0/16"', "10"]),
+    "fabric.vxlan_port": ("14789", 14789, ["1023", "20000", '"4790"', "4790.0"]),
     "pool.vni": (
         "[100, 199]",
         (100, 199),
@@ -65,6 +67,7 @@ VALUES: dict[str, tuple[str, object, list[str]]] = {
     "defaults.join": ('"none"', "none", ['"all"', "true"]),
     "defaults.egress": ('"none"', "none", ['"internet"', "false"]),
     "defaults.docker": ("false", False, ['"no"', "0"]),
+    "defaults.env": ('"none"', "none", ['"default"', "false"]),
     "offer.modes": ('["vxlan"]', ("vxlan",), ['"vxlan"', '["bridge"]', "[1]"]),
     "offer.egress": ('["none", "host"]', ("none", "host"), ['"none"', '["nat"]']),
     "offer.docker": ("true", True, ['"no"', "0"]),
@@ -76,10 +79,12 @@ VALUES: dict[str, tuple[str, object, list[str]]] = {
     "submit.partitions": ('["p"]', ("p",), ['"p"', '["a,b"]']),
     "submit.qos": ('["high"]', ("high",), ['"high"', "[[]]"]),
     "submit.default_partitions": ('["ib"]', ("ib",), ['"ib"', '["*"]']),
+    "egress.resolv_conf": ('"/etc/resolv.jobs"', "/etc/resolv.jobs", ['"resolv.conf"', "1"]),
     "docker.socket": ('"/run/other.sock"', "/run/other.sock", ['"docker.sock"', "1"]),
     "docker.deadline": ("5", 5, ["0", '"5"']),
     "hooks.deadline": ("60", 60, ["0", "3601", '"30"']),
     "agent.metrics": ('"127.0.0.1:9834"', "127.0.0.1:9834", ['"9834"', '":9834"', "9834"]),
+    "agent.host": ('"{node}-mgmt"', "{node}-mgmt", ['"node"', '"{node}/"', "1"]),
     "agent.token_file": ('"/root/token"', "/root/token", ['"token"', "1"]),
     "hooks.accounts": ('"/var/spool/hpcnet"', "/var/spool/hpcnet", ['"spool"', "1"]),
     "hooks.log": ('"/var/log/hpcnet.log"', "/var/log/hpcnet.log", ['"stderr"', '""', "1"]),
@@ -113,9 +118,9 @@ def test_the_example_writes_every_key_of_the_schema_and_nothing_else() -> None:
         for section, body in re.findall(r"^\[(\w+)\](.*?)(?=^\[|\Z)", EXAMPLE, re.MULTILINE | re.DOTALL)
         for key in re.findall(r"^#?(\w+) = ", body, re.MULTILINE)
     }
-    assert documented == SCHEMA
+    assert documented == EXAMPLE_KEYS
     written = {(section, key) for section, table in tomli.loads(EXAMPLE).items() for key in table}
-    assert written == SCHEMA - UNSET
+    assert written == EXAMPLE_KEYS - UNSET
 
 
 def test_the_examples_commented_keys_may_be_uncommented() -> None:
@@ -143,7 +148,7 @@ def test_a_bad_value_is_one_line_with_section_key_value_and_what_is_allowed(key:
     assert message.startswith(start) and len(message) > len(start)
 
 
-@pytest.mark.parametrize("section", [section.name for section in fields(Site)])
+@pytest.mark.parametrize("section", sorted({section for section, _ in SCHEMA}))
 def test_an_unknown_key_is_named_with_the_known_ones(section: str) -> None:
     message = refusal(f"[{section}]\nuplinks = 1\n")
     assert f"unknown key 'uplinks' in [{section}]" in message
@@ -207,6 +212,33 @@ def test_any_text_is_a_site_or_one_line_of_siteerror(text: str) -> None:
 )
 def test_values_that_contradict_each_other(text: str, says: str) -> None:
     assert says in refusal(text)
+
+
+def test_the_sites_variables_go_before_the_default_ones() -> None:
+    text = '[environment]\nNCCL_SOCKET_IFNAME = ""\nGLOO_SOCKET_IFNAME = "{interface},lo"\nMY_IFACE = "x"\n'
+    variables = interfaces.of(config.parse(text).environment, "hpc7")
+    assert "NCCL_SOCKET_IFNAME" not in variables and variables["FI_TCP_IFACE"] == "hpc7"
+    assert (variables["GLOO_SOCKET_IFNAME"], variables["MY_IFACE"]) == ("hpc7,lo", "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("X", value) for value in ("1", "true", '["x"]', "{a = 1}", '"a b"', '"a\\tb"', '"{interfaces}"')),
+        *(("X", value) for value in ('"{{interface}}"', '"é"', "'\"'", "'\\'", '"' + 129 * "x" + '"')),
+        *((name, '"x"') for name in ("HPCNET_ENV", "SLURM_JOB_ID", "'A B'", "'A=B'", "''", "1A", '"a\\nb"')),
+        (65 * "X", '"x"'),
+    ],
+)
+def test_a_bad_variable_of_the_site(name: str, value: str) -> None:
+    [(key, read)] = tomli.loads(f"{name} = {value}").items()
+    message = refusal(f"[environment]\n{name} = {value}\n")
+    assert message.startswith(f"/x/hpcnet.toml: [environment] {key!r} = {read!r}: must be ")
+
+
+def test_too_many_variables_of_the_site() -> None:
+    text = "[environment]\n" + "".join(f'X{number} = "x"\n' for number in range(interfaces.LIMIT))
+    assert "at most 64" in refusal(text)
 
 
 def test_fabric_by_number_with_its_base() -> None:

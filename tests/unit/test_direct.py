@@ -18,7 +18,8 @@ from hpcnet.cli.commands import main
 from hpcnet.config import Defaults, Direct, Fabric, Offer, Pool, Site
 from hpcnet.errors import HpcnetError, NodeError, SiteError, UserError
 from hpcnet.kernel import observe
-from hpcnet.leasestore import Entry, LeaseStore, peek
+from hpcnet.leaserows import Entry
+from hpcnet.leasestore import LeaseStore, peek
 from hpcnet.model import Lease, Plan, Request
 from hpcnet.plan import plan
 from hpcnet.record import Record
@@ -169,7 +170,7 @@ def test_the_store_keeps_all_of_a_lease(tmp_path: Path) -> None:
     assert [entry.lease.pkey for entry in entries[:4]] == ["none", entries[1].lease.pkey, "none", "0x8001"]
     with LeaseStore(path, lambda: (), lambda text: None) as store:
         assert store.entries() == entries
-        state = peek(path)
+        state = peek(path)[0]
         assert set(state.held) == {leases.held(entry.lease) for entry in entries}
     newest = entries[-1].lease
     assert (state.last_subnet, state.last_direct_ipv4) == (str(newest.ipv6), int(newest.ipv4.broadcast_address))

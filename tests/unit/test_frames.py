@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,10 +11,12 @@ from hypothesis import strategies as st
 
 from hpcnet.counters import wire
 from hpcnet.counters.frames import Assembler, frames
-from hpcnet.counters.model import KINDS, Counters, Interface, NodeSample
+from hpcnet.counters.model import KINDS, NEIGHBOUR_STATES, Counters, Interface, Neighbour, Neighbours, NodeSample
 
 printable = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=30)
 numbers = st.none() | st.integers(0, 2**64 - 1)
+neighbour = st.builds(Neighbour, address=printable, mac=printable, state=st.sampled_from(NEIGHBOUR_STATES))
+neighbours = st.builds(Neighbours, *[st.integers(0, 2**32)] * 7, listed=st.lists(neighbour, max_size=8).map(tuple))
 interfaces = st.builds(
     Interface,
     device=printable,
@@ -28,6 +29,7 @@ interfaces = st.builds(
     addresses=st.lists(printable, max_size=3).map(tuple),
     namespace=printable,
     speed=numbers,
+    neighbours=st.none() | neighbours,
 )
 samples = st.builds(
     NodeSample,
@@ -72,7 +74,7 @@ def test_nodes_lines_may_mix_and_pieces_may_end_anywhere(data: st.DataObject, se
 def test_a_sample_with_a_line_missing_is_dropped_and_the_next_is_not(
     sample: NodeSample, data: st.DataObject
 ) -> None:
-    sample = replace(sample, problem="x" * 300, interfaces=(*sample.interfaces, Interface("y" * 300, "tasks")))
+    sample = sample._replace(problem="x" * 300, interfaces=(*sample.interfaces, Interface("y" * 300, "tasks")))
     whole = lines(sample).splitlines(keepends=True)
     gone = data.draw(st.integers(0, len(whole) - 1))
     stream = b"".join(whole[:gone] + whole[gone + 1 :]) + lines(sample, 2)
@@ -95,11 +97,27 @@ def test_text_cannot_steer_a_terminal() -> None:
     assert wire.decode(document).problem == "?[2J?red?"
 
 
+COUNTED = wire.encode_interface(Interface("hpc0", "tasks"))
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"schema": 2}, {"job": None}, {"interfaces": [{}]}, {"interfaces": 3}, {"node": 7}, {"time": "soon"}],
+    [
+        {"schema": 2},
+        {"job": None},
+        {"interfaces": [{}]},
+        {"interfaces": 3},
+        {"node": 7},
+        {"time": "soon"},
+        # what json reads and no kernel counts: no arithmetic of a viewer may fail for it
+        {"time": float("nan")},
+        {"clock": float("inf")},
+        {"interfaces": [COUNTED | {"counters": {"rx_bytes": 10**400}}]},
+        {"interfaces": [COUNTED | {"counters": {"rx_bytes": -1}}]},
+        {"interfaces": [COUNTED | {"mtu": float("inf")}]},
+    ],
 )
 def test_what_is_no_sample_is_a_value_error(change: dict[str, object]) -> None:
     document = wire.encode(NodeSample(1, "n1", 0.0, (Interface("hpc0", "tasks"),)))
-    with pytest.raises(ValueError, match=r"sample|float|int|could not"):
+    with pytest.raises(ValueError, match=r"sample|float|int|could not|is no"):
         wire.decode({**document, **change})

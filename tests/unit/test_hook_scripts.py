@@ -20,6 +20,7 @@ ACTIONS = {
     "prolog_slurmctld": "prolog-slurmctld",
     "epilog_slurmctld": "epilog-slurmctld",
 }
+START = "import sys; from hpcnet.cli.main import main; sys.exit(main())"
 FIXED = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 AWKWARD = "two words\nnew line 'single' \"double\" $HOME `id` \\ * é hpcnet:v1,n=1"
 
@@ -71,8 +72,8 @@ class Installed:
         )
         self.python.chmod(0o755)
 
-    def run(self, hook: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        command = [DASH, str(self.prefix / "libexec" / "hpcnet" / hook)]
+    def run(self, hook: str, environment: dict[str, str], *own: str) -> subprocess.CompletedProcess[str]:
+        command = [DASH, str(self.prefix / "libexec" / "hpcnet" / hook), *own]
         return subprocess.run(
             command, env=environment, cwd=self.root, capture_output=True, text=True, check=False, timeout=20
         )
@@ -134,8 +135,15 @@ def test_either_field_of_the_record_will_do(installed: Installed, hook: str, fie
     # the interpreter's own exit code; but for PrologSlurmctld one that breaks must not cost the job its life
     assert done.returncode == (0 if hook == "prolog_slurmctld" else 7)
     given = installed.interpreter()
-    assert given["argv"] == ["-I", "-m", "hpcnet", ACTIONS[hook]]
+    assert given["argv"] == ["-I", "-c", START, ACTIONS[hook]]
     assert given["cwd"] == "/"
+
+
+def test_of_its_own_arguments_only_profile_goes_on(installed: Installed) -> None:
+    for own, handed_on in (("--profile", ["--profile"]), ("--other", []), ("", [])):
+        installed.run("prolog", {"SLURM_JOB_ID": "4000000017", "SLURM_JOB_COMMENT": "hpcnet:v1"}, own)
+        assert installed.interpreter()["argv"] == ["-I", "-c", START, "prolog", *handed_on]
+        installed.given.unlink()
 
 
 @pytest.mark.parametrize("hook", ACTIONS)

@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-SLOW = {"argparse", "asyncio", "docker", "http.client", "pydantic", "pyroute2", "pyslurm", "requests", "textual"}
+SLOW = {
+    "argparse",
+    "asyncio",
+    "docker",
+    "hpcnet.doctor",
+    "http.client",
+    "pydantic",
+    "pyroute2",
+    "pyslurm",
+    "requests",
+    "textual",
+}
 # What a hook imports when it starts, and what its action imports once it knows that the job asked.
 ENTRY = ("hpcnet.cli.main", "hpcnet.cli.hooks")
 ACTIONS = {

@@ -124,6 +124,13 @@ def test_a_port_that_is_not_active_is_the_nodes(port: Path, text: str, says: str
     (port / "state").write_text(text)
     with pytest.raises(NodeError, match=f"port mlx5_0/2 of uplink ib0 on n1 {says}"):
         infiniband.require("ib0", "n1", "0x8001")
+    assert f"port mlx5_0/2 of uplink ib0 on n1 {says}" in infiniband.no_carrier("ib0", "n1")
+
+
+def test_no_carrier_without_a_port_that_sysfs_shows(port: Path) -> None:
+    (port / "gids/0").write_text("fe80::1\n")
+    (infiniband.sysfs() / "class/net/ib0/device/infiniband").unlink()
+    assert "uplink ib0 has no carrier on n1; check its cable" in infiniband.no_carrier("ib0", "n1")
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ class TestOtherJobs:
             ("a\u00a0hpcnet:lease:x", None),
             ("a\x1chpcnet:lease:x b", " b"),
             ("a\nhpcnet:lease:x\n", "a\n\n"),
+            ("x" * 2000 + " hpcnet:lease:x", "x" * 2000 + " "),
             ("see hpcnet docs", "see hpcnet docs"),
         ],
     )

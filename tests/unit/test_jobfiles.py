@@ -4,13 +4,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hpcnet import jobfiles, names
+from hpcnet import interfaces, jobfiles, names
 from hpcnet.model import Lease, Plan
 from hpcnet.plan import plan
 
@@ -33,7 +34,12 @@ fd00::250 licences
 """
 
 
-def plan_of(nodes: tuple[str, ...] = ("n1", "n2"), node: str = "n1", **lease: Any) -> Plan:
+def plan_of(
+    nodes: tuple[str, ...] = ("n1", "n2"),
+    node: str = "n1",
+    variables: Mapping[str, str] | None = None,
+    **lease: Any,
+) -> Plan:
     """The plan of job 12 over ``nodes``, seen from ``node``."""
     given = Lease(
         serial=7,
@@ -45,7 +51,8 @@ def plan_of(nodes: tuple[str, ...] = ("n1", "n2"), node: str = "n1", **lease: An
     )
     underlays = {name: IPv4Address(0x0A020001 + rank) for rank, name in enumerate(nodes)}
     return plan(
-        given, nodes, node, underlays, cluster="lab", job_id=12, uid=1001, uplink="ib0", uplink_mtu=1500
+        given, nodes, node, underlays, cluster="lab", job_id=12, uid=1001, uplink="ib0", uplink_mtu=1500,
+        variables=variables,
     )  # fmt: skip
 
 
@@ -154,9 +161,18 @@ def test_the_environment_names_what_is_built() -> None:
     assert environment["HPCNET_MTU"] == "1450"
 
 
+def test_the_variables_for_libraries_are_those_of_tasks_that_join() -> None:
+    listed = jobfiles.environment(plan_of(variables={"A": "={interface}", "B": "", "C": "{interface}"}))
+    assert listed["HPCNET_ENV"] == "A==hpc0 C=hpc0"
+    assert interfaces.unlisted(listed["HPCNET_ENV"]) == {"A": "=hpc0", "C": "hpc0"}
+    assert "HPCNET_ENV" not in jobfiles.environment(plan_of(variables={"A": ""}))
+    assert "HPCNET_ENV" not in jobfiles.environment(plan_of(variables={"A": "x"}, join="none"))
+
+
 # The plugin itself reads the file: its source is compiled with a Slurm that only writes down what it is told.
 HARNESS = """\
 #include "verdict.c"
+#include "environment.c"
 
 spank_err_t spank_setenv(spank_t sp, const char *name, const char *value, int overwrite)
 {
@@ -164,7 +180,7 @@ spank_err_t spank_setenv(spank_t sp, const char *name, const char *value, int ov
 	return ESPANK_SUCCESS;
 }
 spank_err_t spank_unsetenv(spank_t sp, const char *name) { abort(); }
-spank_err_t spank_getenv(spank_t sp, const char *name, char *buf, int len) { abort(); }
+spank_err_t spank_getenv(spank_t sp, const char *name, char *buf, int len) { return ESPANK_ENV_NOEXIST; }
 spank_err_t spank_get_item(spank_t sp, spank_item_t item, ...) { abort(); }
 spank_context_t spank_context(void) { abort(); }
 void slurm_info(const char *format, ...) { abort(); }
@@ -205,9 +221,10 @@ def taken(plugin: Path, text: str, uid: int = 1001) -> dict[str, str]:
 
 @pytest.mark.parametrize("join", ["tasks", "none"])
 def test_the_plugin_takes_all_of_a_network_file(plugin: Path, join: str) -> None:
-    made = plan_of(join=join)
+    made = plan_of(join=join, variables=interfaces.DEFAULTS)
     assert taken(plugin, jobfiles.network(made)) == {
         **jobfiles.environment(made),
+        **made.variables,
         "join": "1" if join == "tasks" else "0",
         "netns": names.netns(12),
         "hosts": f"{names.job_dir(12)}/hosts",
@@ -229,6 +246,8 @@ def test_a_network_file_is_far_below_the_plugins_limits() -> None:
     source = PLUGIN.with_name("hpcnet_spank.h").read_text(encoding="utf-8")
     limit = {name: int(size) for name, size in re.findall(r"char (netns|hosts)\[(\d+)\]", source)}
     longest = re.search(r"FILE_MAX_BYTES (\d+)", source)
-    assert longest and len(jobfiles.network(plan_of(endpoints=4))) < int(longest[1]) // 10
+    variables = {f"{number:064}": 128 * "x" for number in range(interfaces.LIMIT)}
+    for given, part in ((interfaces.DEFAULTS, 10), (variables, 4)):
+        assert longest and len(jobfiles.network(plan_of(endpoints=4, variables=given))) < int(longest[1]) // part
     assert len(names.netns(2**32 - 1)) < limit["netns"]
     assert len(f"{names.job_dir(2**32 - 1)}/hosts") < limit["hosts"]

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ SAMPLES = [
         100.0,
         (
             Interface("hpc0", "tasks", Counters(*range(8)), mtu=65470, speed=10_000_000_000),
-            Interface("hpc0", "container", Counters(rx_bytes=2**63), namespace="net:[4026532300]"),
+            Interface("hpc0", "container", Counters(rx_bytes=2**63), name="web", namespace="net:[4026532300]"),
             PORT,
         ),
     ),
@@ -47,7 +46,9 @@ def test_each_counter_stands_once_with_its_labels() -> None:
     assert found[f"hpcnet_interface_receive_bytes_total{own}"] == "0"
     assert found[f"hpcnet_interface_transmit_drop_total{own}"] == "7"
     assert found[f"hpcnet_interface_speed_bytes{own}"] == "1250000000"
-    container = '{slurmjobid="12",node="n1",device="hpc0",kind="container",namespace="net:[4026532300]"}'
+    container = (
+        '{slurmjobid="12",node="n1",device="hpc0",kind="container",namespace="net:[4026532300]",container="web"}'
+    )
     assert found[f"hpcnet_interface_receive_bytes_total{container}"] == str(2**63)
     assert found['hpcnet_port_receive_bytes_total{node="n1",port="mlx5_0/1"}'] == "4"
     assert found["hpcnet_jobs"] == "2"
@@ -67,8 +68,8 @@ def test_of_nothing_there_is_hardly_anything() -> None:
 
 
 def test_the_dashboard_asks_for_what_there_is() -> None:
-    every = replace(SAMPLES[0].interfaces[0], counters=Counters(*[1] * 8))
-    port = replace(PORT, counters=Counters(*[1] * 8))
+    every = SAMPLES[0].interfaces[0]._replace(counters=Counters(*[1] * 8))
+    port = PORT._replace(counters=Counters(*[1] * 8))
     there = values(render([NodeSample(12, "n1", 0.0, (every, port))], JOBS, "0.1.0"))
     metrics = {line.partition("{")[0] for line in there}
     labels = set(re.findall(r'(\w+)="', " ".join(there)))

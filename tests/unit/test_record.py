@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hpcnet import record
 from hpcnet.errors import SiteError
-from hpcnet.model import EGRESSES, IPOIB_MODES, JOINS, MODES, NONE, Lease, Request
+from hpcnet.model import EGRESSES, ENVS, IPOIB_MODES, JOINS, MODES, NONE, Lease, Request
 from hpcnet.record import Record
 
 JOB_SUBMIT = (Path(__file__).parents[2] / "spank_hooks/job_submit.lua").read_text(encoding="utf-8")
@@ -28,6 +28,7 @@ requests = st.builds(
     join=st.none() | st.sampled_from(JOINS),
     egress=st.none() | st.sampled_from(EGRESSES),
     docker=st.none() | st.booleans(),
+    env=st.none() | st.sampled_from(ENVS),
 )
 ipv4_networks = st.builds(
     lambda number, bits: IPv4Network((number >> bits << bits, 32 - bits)),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hpcnet import request
 from hpcnet.config import Direct, Offer
 from hpcnet.errors import UserError
-from hpcnet.model import EGRESSES, IPOIB_MODES, JOINS, MODES, Request
+from hpcnet.model import EGRESSES, ENVS, IPOIB_MODES, JOINS, MODES, Request
 from tests.grammar import Case, cases
 
 
@@ -45,7 +45,7 @@ def test_the_table_has_every_key_accepted_and_refused() -> None:
 
 
 def test_text_has_the_keys_in_the_order_of_the_fields() -> None:
-    whole = Request("direct", 9000, "0x8001", "connected", 8, "none", "host", False)
+    whole = Request("direct", 9000, "0x8001", "connected", 8, "none", "host", False, "none")
     keys = [part.split("=")[0] for part in request.text(whole).split(",")]
     assert keys == list(Request.__dataclass_fields__)
 
@@ -96,6 +96,7 @@ REQUESTS = st.builds(
     join=st.none() | st.sampled_from(JOINS),
     egress=st.none() | st.sampled_from(EGRESSES),
     docker=st.none() | st.booleans(),
+    env=st.none() | st.sampled_from(ENVS),
 )
 
 

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-import os
 import shlex
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -40,11 +41,10 @@ def sample(job_id: int, at: float = 0.0, node: str = "n1") -> NodeSample:
 
 
 def running(marker: Path) -> bool:
-    """Whether the process that wrote its number there is there."""
+    """Whether the process that wrote its number there lives."""
     try:
-        os.kill(int(marker.read_text()), 0)
-        return True
-    except ProcessLookupError:
+        return Path(f"/proc/{marker.read_text().strip()}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
         return False
 
 
@@ -155,3 +155,22 @@ def test_a_program_that_does_not_end_by_itself_is_ended(tmp_path: Path, monkeypa
             time.sleep(0.01)
         watch.close()
     assert not running(marker)
+
+
+def test_a_program_that_would_wait_for_ever_dies_with_a_viewer_that_is_killed(tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    command = ("sh", "-c", f"echo $$ > {marker}; exec sleep 60")  # as srun does, of which one node is off
+    viewer = (
+        "import sys\nfrom hpcnet.counters.streams import Streams, Target\n"
+        "target = Target(frozenset({1}), frozenset({'n1'}), tuple(sys.argv[1:]))\n"
+        "for sample in Streams(lambda wanted: {'1': target}, [1]): pass\n"
+    )
+    process = subprocess.Popen([sys.executable, "-I", "-c", viewer, *command])
+    while not (marker.exists() and marker.read_text()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert running(marker)
+    process.kill()
+    process.wait()
+    while running(marker):
+        time.sleep(0.01)

@@ -60,7 +60,7 @@ class HelpScreen(Screen[None]):
         for mark, what in (
             (STALE, "nothing is heard of it any more; the row is dim"),
             (PARTLY, "nothing is heard of some of its nodes"),
-            (TROUBLE, "its counters cannot be read; Events say why"),
+            (TROUBLE, "its traffic stands still, or cannot be told; Events say why"),
         ):
             text.append(f"  {mark[plain]:<12}", "bold")
             text.append(f"{what}\n")

@@ -15,7 +15,7 @@ from textual.containers import Horizontal
 from hpcnet.tui import figures
 from hpcnet.tui.picture import Fold, JobView, NodeView, bad, fold, spread
 from hpcnet.tui.rows import NODE_ORDER, fold_row, node_columns, node_row
-from hpcnet.tui.screens.node import NodeScreen
+from hpcnet.tui.screens import cleanup
 from hpcnet.tui.screens.watching import Watching
 from hpcnet.tui.session import Session
 from hpcnet.tui.view import Order, matches
@@ -33,6 +33,7 @@ class JobScreen(Watching):
     ORDERS: ClassVar[tuple[str, ...]] = ("node", *NODE_ORDER)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f", "fold", "fold", id="fold", tooltip="Fold nodes that are alike into one row, or show each"),
+        cleanup.CLEANUP,
     ]
 
     def __init__(self, session: Session, job: JobView) -> None:
@@ -177,6 +178,10 @@ class JobScreen(Watching):
         info = self._job.info
         return [("hpcnet ", "title"), (f" job {info.label}", ""), (f" of {info.user}", "muted")]
 
+    def action_cleanup(self) -> None:
+        """Of this job, which may have ended."""
+        cleanup.ask(self, self.session, self._job.info)
+
     def action_fold(self) -> None:
         """Fold all, or show each node."""
         self._folding = not self._folding
@@ -189,6 +194,8 @@ class JobScreen(Watching):
             self._opened ^= {name}
             self.paint()
         else:
+            from hpcnet.tui.screens.node import NodeScreen
+
             self.app.push_screen(NodeScreen(self.session, self._job.info, name))
 
     def document(self) -> dict[str, Any]:
@@ -200,8 +207,8 @@ class JobScreen(Watching):
                     "node": node.node,
                     "state": each.kind,
                     "silent_since": node.silent_since,
-                    "rates": asdict(node.rates),
-                    "counted": asdict(node.counted),
+                    "rates": node.rates._asdict(),
+                    "counted": node.counted._asdict(),
                     "speed": node.speed,
                     "address": node.address,
                 }

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
+from textual.binding import BindingType
 
 from hpcnet.tui import figures
 from hpcnet.tui.picture import JobView
 from hpcnet.tui.rows import JOB_ORDER, job_columns, job_row
-from hpcnet.tui.screens.job import JobScreen
+from hpcnet.tui.screens import cleanup
 from hpcnet.tui.screens.watching import Watching
 from hpcnet.tui.session import Session
 from hpcnet.tui.view import Order, matches
@@ -25,6 +26,7 @@ class JobsScreen(Watching):
 
     TITLE = "Jobs"
     ORDERS: ClassVar[tuple[str, ...]] = tuple(JOB_ORDER)
+    BINDINGS: ClassVar[list[BindingType]] = [cleanup.CLEANUP]
 
     def __init__(self, session: Session) -> None:
         super().__init__(session, Order("rx"))
@@ -56,9 +58,12 @@ class JobsScreen(Watching):
         ]
         return self.order.sort(shown, JOB_ORDER)
 
+    def _jobs_by_key(self) -> dict[str, JobView]:
+        return {str(job.info.job_id): job for job in self._shown()}
+
     def draw(self) -> None:
         """The rows."""
-        view, jobs = self.session.view, {str(job.info.job_id): job for job in self._shown()}
+        view, jobs = self.session.view, self._jobs_by_key()
         table = self.query_one(Table)
         table.set_columns(job_columns(view))
         table.empty = self._nothing()
@@ -90,8 +95,16 @@ class JobsScreen(Watching):
             parts.append((f"  {name} {figures.quantity(sum(known) if known else None)}{unit}", "muted"))
         return parts
 
+    def action_cleanup(self) -> None:
+        """Of the job under the cursor, bound when the key is pressed."""
+        job = self._jobs_by_key().get(self.query_one(Table).key or "")
+        if job is not None:
+            cleanup.ask(self, self.session, job.info)
+
     @on(Table.Chosen)
     def _open(self, event: Table.Chosen) -> None:
+        from hpcnet.tui.screens.job import JobScreen
+
         job = self.session.feed.job(int(event.key))
         if job is not None:
             self.app.push_screen(JobScreen(self.session, job))
@@ -102,8 +115,8 @@ class JobsScreen(Watching):
             "jobs": [
                 {
                     **asdict(job.info),
-                    "rates": asdict(job.sum.rates),
-                    "counted": asdict(job.sum.counted),
+                    "rates": job.sum.rates._asdict(),
+                    "counted": job.sum.counted._asdict(),
                     "partial": job.sum.partial,
                     "speed": job.sum.speed,
                     "silent": list(job.silent),

@@ -11,7 +11,8 @@ from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 
-from hpcnet.counters.model import Interface, JobInfo
+from hpcnet.counters import wire
+from hpcnet.counters.model import NEIGHBOUR_STATES, Interface, JobInfo
 from hpcnet.counters.rates import UNKNOWN, Rates
 from hpcnet.tui import figures
 from hpcnet.tui.picture import NodeView
@@ -19,7 +20,7 @@ from hpcnet.tui.rows import counter_lines, interface_columns, interface_row
 from hpcnet.tui.screens.watching import Watching
 from hpcnet.tui.session import Session
 from hpcnet.tui.view import matches
-from hpcnet.tui.widgets.facts import Facts, Part, pair
+from hpcnet.tui.widgets.facts import Facts, Part, pair, prose
 from hpcnet.tui.widgets.plot.plot import Plot
 from hpcnet.tui.widgets.table.table import Row, Table
 
@@ -107,8 +108,8 @@ class NodeScreen(Watching):
                     "warning",
                 )
             ]
-        if node and node.sample and node.sample.problem:
-            yield [(node.sample.problem, "warning")]
+        for trouble in node.troubles if node else ():
+            yield prose(f"{trouble.text} -> {trouble.remedy}", "warning")
         load = figures.share(node.load if node else None)
         speed = figures.quantity(node.speed if node else None)
         for name, value in (("link", f"{speed}bit/s" if speed != "-" else speed), ("taken", load)):
@@ -129,6 +130,7 @@ class NodeScreen(Watching):
             line += pair(name, value)
         yield line
         yield [("addresses ", "name"), ("  ".join(each.addresses) or "-", "value")]
+        yield [("neighbours ", "name"), *_neighbours(each)]
 
     def _counters(self, each: Interface) -> Iterator[list[Part]]:
         yield [(f"{'':<8}{'received':>20}{'/s':>7}{'sent':>21}{'/s':>7}", "name")]
@@ -151,5 +153,20 @@ class NodeScreen(Watching):
             "job": asdict(self._job),
             "node": self._host,
             "silent_since": self._node.silent_since if self._node else None,
-            "interfaces": [{**asdict(each), "rates": asdict(self._rates(each))} for each in self._interfaces()],
+            "troubles": [each._asdict() for each in self._node.troubles] if self._node else [],
+            "interfaces": [
+                {**wire.encode_interface(each), "rates": self._rates(each)._asdict()}
+                for each in self._interfaces()
+            ],
         }
+
+
+def _neighbours(each: Interface) -> Iterator[Part]:
+    """How many in each state, then those that are listed: as many as the line has room for."""
+    found = each.neighbours
+    if found is None:
+        yield "-", "value"
+        return
+    counts = [f"{getattr(found, state)} {state}" for state in reversed(NEIGHBOUR_STATES) if getattr(found, state)]
+    yield ", ".join(counts) or "none", "value"
+    yield "".join(f"  {entry.address} {entry.state}" for entry in found.listed), "name"

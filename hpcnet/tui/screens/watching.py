@@ -28,9 +28,17 @@ class Watching(Screen[None]):
     AUTO_FOCUS = "Table"
     ORDERS: ClassVar[tuple[str, ...]] = ()
     """Columns that it can be sorted by."""
+    NUMBERS: ClassVar[bool] = True
+    """Whether it shows counters, in some unit."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
-            "slash", "filter", "filter", id="filter", key_display="/", tooltip="Show only rows with these words"
+            "slash",
+            "filter",
+            "filter",
+            id="filter",
+            key_display="/",
+            tooltip="Show only rows with these words",
+            priority=True,  # done before the next key is looked at, which is a letter of a word and no command
         ),
         Binding("s", "sort", "sort", id="sort", group=SORT, tooltip="Sort by the next column"),
         Binding("r", "turn", "reverse", id="reverse", group=SORT, tooltip="Sort the other way round"),
@@ -153,8 +161,12 @@ class Watching(Screen[None]):
         """Keys that do nothing on a screen are not shown there."""
         if action in ("sort", "turn"):
             return len(self.ORDERS) > 1
+        if action == "cleanup":
+            return self.session.commands is not None and self.session.commands.may_clean
+        if action == "filter":
+            return not self.query_one("#filter").has_focus  # there "/" is a letter
         if action == "back":
-            return bool(self.words) or len(self.app.screen_stack) > 2
+            return bool(self.words) or len(self.app.screen_stack) > 1
         return True
 
     # -- the filter
@@ -164,7 +176,7 @@ class Watching(Screen[None]):
         line = self.query_one("#filter", Input)
         line.value = self.words
         line.add_class("-open")
-        line.focus()
+        self.set_focus(line)  # at once, unlike line.focus()
 
     @on(Input.Changed, "#filter")
     def _filter_changed(self, event: Input.Changed) -> None:
@@ -184,5 +196,5 @@ class Watching(Screen[None]):
             line.value = self.words = ""
             self._filter_kept()
             self.paint()
-        elif len(self.app.screen_stack) > 2:
+        elif len(self.app.screen_stack) > 1:
             self.app.pop_screen()

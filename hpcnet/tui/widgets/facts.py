@@ -16,11 +16,18 @@ Part = tuple[str, str]
 
 
 _APART: Part = ("   ", "")
+_BREAK: Part = ("", "")
 
 
 def pair(name: str, value: str) -> list[Part]:
     """A name and its value, which are not parted at the end of a line."""
     return [(f"{name} ", "name"), (value, "value"), _APART]
+
+
+def prose(text: str, style: str) -> list[Part]:
+    """A sentence, which is broken between words."""
+    words = [[(f"{word} ", style), _BREAK] for word in text.split()]
+    return [part for word in words for part in word]
 
 
 class _Styled(Widget):
@@ -79,12 +86,12 @@ class Facts(_Styled):
         self._show(lines)
 
     def _wrapped(self, width: int) -> list[list[Part]]:
-        """Lines no longer than the width, broken between pairs only."""
+        """Lines no longer than the width, broken between pairs, and between words of prose."""
         lines: list[list[Part]] = []
         for line in self._shown:
             lines.append([])
             used = 0
-            for apart, run in groupby(line, key=lambda part: part == _APART):
+            for apart, run in groupby(line, key=lambda part: part in (_APART, _BREAK)):
                 parts = list(run)
                 length = sum(len(text) for text, _ in parts)
                 if not apart and used and used + length > width:

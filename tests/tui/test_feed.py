@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between the source and the screens, with its own threads."""
+
+from __future__ import annotations
+
+import time
+
+from hpcnet.counters.model import JobInfo, NodeSample
+from hpcnet.tui import main
+from hpcnet.tui.demo import DemoSource
+from hpcnet.tui.feed import LISTING, Feed
+from tests.tui.stage import Stage
+
+
+class Counting(DemoSource):
+    """Counts how often it is asked for the jobs."""
+
+    asked = 0
+
+    def jobs(self) -> list[JobInfo]:
+        self.asked += 1
+        return super().jobs()
+
+
+def test_slurm_is_asked_every_ten_seconds_however_often_one_looks() -> None:
+    begin, source = time.monotonic(), Counting(jobs=3, nodes=4)
+    feed = Feed(source, 2.0)
+    feed.start()
+    try:
+        for interval in (1.0, 5.0, 1.0):
+            feed.set_interval(interval)
+            while not feed.jobs():
+                feed.tick()
+                time.sleep(0.01)
+            feed.tick()
+    finally:
+        feed.close()
+    assert LISTING >= 10
+    assert 1 <= source.asked <= 1 + (time.monotonic() - begin) // LISTING
+
+
+def test_the_made_up_cluster_is_the_same_for_the_same_seed_alone() -> None:
+    def samples(seed: int) -> list[NodeSample]:
+        source = DemoSource(seed, jobs=6, nodes=9, clock=lambda: 1_767_225_600.0)
+        ids = [job.job_id for job in source.jobs()]
+        return [each for second in (0.0, 7.5) for each in source.samples(ids, second)]
+
+    assert samples(1) == samples(1) != samples(2)
+
+
+def test_how_it_begins() -> None:
+    assert main._parser().parse_args([]).interval == 2.0
+    assert Stage(rounds=1).app.animation_level == "none"
