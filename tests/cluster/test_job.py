@@ -17,7 +17,7 @@ srun bash -c '
 if [ $SLURM_PROCID = 0 ]; then exec timeout 200 iperf3 -s -1 -B {bind} > /dev/null; fi
 [ $SLURM_PROCID = 1 ] || exit 0
 for try in {{1..40}}; do
-  report=$(iperf3 {family} -c n1 -n 4M --json)  # exits 0 with --json whatever happened
+  report=$(iperf3 {family} -c n1 -n 64M --json)  # exits 0 with --json whatever happened
   case $report in *error*) ;; *) echo "$report"; exit 0;; esac
   sleep 0.3
 done
