@@ -79,8 +79,9 @@ def test_a_requeued_job_gets_a_new_lease_and_runs_again(cluster: Cluster) -> Non
     eventually("the first run has its address", lambda: "10.128" in cluster.output(job))
     first = cluster.lease(job)
     cluster.run("scontrol", "requeue", str(job))
-    cluster.root("ctl", "scontrol", "update", f"jobid={job}", "starttime=now")
-    assert cluster.finished(job, 180) == "COMPLETED"
+    eventually("its first run has ended", lambda: cluster.state_of(job) == "PENDING")
+    cluster.root("ctl", "scontrol", "update", f"jobid={job}", "starttime=now")  # else it waits for two minutes
+    assert cluster.finished(job) == "COMPLETED"
     second = cluster.lease(job)
     assert second["serial"] > first["serial"] and second["vni"] != first["vni"]
     record = cluster.record(job)
