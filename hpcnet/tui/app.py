@@ -142,6 +142,10 @@ class HpcnetApp(App[None]):
 
     def tick(self) -> None:
         """An interval is over."""
+        replay = self.session.replay
+        if replay is not None and replay.interval != self.session.feed.interval:
+            self.session.feed.set_interval(replay.interval)
+            self._pace()
         self.session.feed.tick()
         if self.watching is not None:
             if self.session.view.frozen:
@@ -163,6 +167,8 @@ class HpcnetApp(App[None]):
             return screen is not None and screen.NUMBERS
         if action in ("events", "help"):
             return screen is not None and (action == "help" or screen.NUMBERS)
+        if action == "pace" and self.session.replay is not None:
+            return False
         if action in ("export", "freeze", "pace"):
             return screen is not None
         return True

@@ -13,8 +13,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import Callable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Callable, Union
 
 from hpcnet.counters.board import Board
 from hpcnet.counters.model import JobInfo, NodeSample
@@ -30,14 +30,24 @@ LISTING = 10.0
 
 _KEEP_EVENTS = 500
 
+Seen = Union[NodeSample, Sequence[JobInfo], float]
+"""What a feed takes: a sample, a list of the jobs, another interval."""
+
 
 class Feed:
     """All that is known. Its methods may be called from any thread."""
 
-    def __init__(self, source: Source, interval: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        source: Source,
+        interval: float,
+        clock: Callable[[], float] = time.time,
+        listing: float = LISTING,
+    ) -> None:
         self.source = source
         self.clock = clock
-        self.tap: Callable[[JobInfo | NodeSample], None] = lambda seen: None
+        self._listing = listing
+        self.tap: Callable[[Seen], None] = lambda seen: None
         """Called with whatever comes, in the order in which it comes."""
         self._lock = threading.RLock()
         self._board = Board(interval)
@@ -77,7 +87,7 @@ class Feed:
     def _keep_listing(self) -> None:
         while not self._closed.is_set():
             self.list_jobs()
-            self._closed.wait(LISTING)
+            self._closed.wait(self._listing)
 
     def _keep_sampling(self) -> None:
         while not self._closed.is_set():
@@ -107,7 +117,7 @@ class Feed:
             now = self.clock()
             for job in jobs:
                 self._board.expect(job.job_id, job.nodes, now)
-                self.tap(job)
+            self.tap(jobs)
             for gone in self._infos.keys() - {job.job_id for job in jobs}:
                 self._forget(gone)
             self._infos = {job.job_id: job for job in jobs}
@@ -253,6 +263,7 @@ class Feed:
         """Sample so often from now on."""
         with self._lock:
             self._board.interval = seconds
+            self.tap(seconds)
             watch, self._watch = self._watch, None
             self._wanted.set()
         if watch is not None:

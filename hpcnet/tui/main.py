@@ -15,6 +15,9 @@ from hpcnet.counters.transports import AUTO, TRANSPORTS
 from hpcnet.errors import HpcnetError, UserError
 from hpcnet.names import CONFIG_FILE
 
+INTERVAL = 2.0
+"""Seconds between samples, when one does not say."""
+
 _HELP = """\
 Watch the networks of jobs: what each moves, on which nodes, through which interfaces.
 
@@ -41,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", type=_count, default=1000, metavar="N", help="of the demo's largest job (1000)")
     parser.add_argument("--equal", action="store_true", help="of the demo: every job has all the nodes")
     parser.add_argument(
-        "--interval", type=_interval, default=2.0, metavar="SECONDS", help="between samples, 1 to 60 (2)"
+        "--interval", type=_interval, metavar="SECONDS", help=f"between samples, 1 to 60 ({INTERVAL:g})"
     )
     parser.add_argument("--theme", choices=("dark", "light", "plain"), help="dark; with NO_COLOR set, plain")
     parser.add_argument(
@@ -72,7 +75,10 @@ def _interval(text: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0, or 1 with one line on stderr, or 2 for a wrong option."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.replay and options.interval:
+        parser.error("argument --interval: not allowed with argument --replay, a recording has its own")
     try:
         return _run(options)
     except HpcnetError as error:
@@ -87,10 +93,6 @@ def _source(options: argparse.Namespace) -> Source:
         from hpcnet.tui.demo import DemoSource
 
         return DemoSource(options.seed, options.jobs, options.nodes, options.equal)
-    if options.replay:
-        from hpcnet.tui.recording import Replay
-
-        return Replay(options.replay)
     from hpcnet.counters.transports import transport
 
     return transport(options.transport, options.config)
@@ -121,7 +123,14 @@ def _run(options: argparse.Namespace) -> int:
     # Samples live for two intervals and have no cycles: the collector would walk them again and again.
     gc.set_threshold(50_000, 20, 100)
     own_keys = keys.load(keys.path(), binding_ids)
-    feed = Feed(_source(options), options.interval)
+    replay = None
+    if options.replay:
+        from hpcnet.tui.recording import LISTING, Replay
+
+        replay = Replay(options.replay)
+        feed = Feed(replay, replay.interval, replay.clock, LISTING)
+    else:
+        feed = Feed(_source(options), options.interval or INTERVAL)
     what = "demo" if options.demo else os.path.basename(options.replay or "")
     plain_terminal = no_color or os.environ.get("TERM") == "dumb"
     theme = THEMES[options.theme or ("plain" if plain_terminal else "dark")]
@@ -130,7 +139,7 @@ def _run(options: argparse.Namespace) -> int:
         from hpcnet.tui.commands import Commands
 
         commands = Commands(options.config)
-    session = Session(feed, View(ascii=options.ascii), _user(options), what, commands)
+    session = Session(feed, View(ascii=options.ascii), _user(options), what, replay, commands)
     app = HpcnetApp(session, theme.name, own_keys)
     try:
         app.run()

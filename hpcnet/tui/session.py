@@ -11,6 +11,7 @@ from hpcnet.tui.view import View
 
 if TYPE_CHECKING:
     from hpcnet.tui.commands import Commands
+    from hpcnet.tui.recording import Replay
 
 
 @dataclass
@@ -23,6 +24,8 @@ class Session:
     """Whose jobs are "mine"."""
     what: str = ""
     """What is watched, when it is not the cluster: demo, or the name of a recording."""
+    replay: Replay | None = None
+    """The recording that is watched: its interval is what it was, and not the viewer's to choose."""
     commands: Commands | None = None
     """What may be done to the cluster and asked of this host; None: what is watched is none."""
     examined: bool = False

@@ -49,5 +49,5 @@ def test_the_made_up_cluster_is_the_same_for_the_same_seed_alone() -> None:
 
 
 def test_how_it_begins() -> None:
-    assert main._parser().parse_args([]).interval == 2.0
+    assert (main._parser().parse_args([]).interval, main.INTERVAL) == (None, 2.0)
     assert Stage(rounds=1).app.animation_level == "none"

@@ -135,7 +135,8 @@ class Watching(Screen[None]):
         if feed.problem:
             yield "no answer from Slurm  ", "notice"
         if session.what:
-            yield f"{session.what}  ", "title"
+            over = " is over" if session.replay is not None and session.replay.over else ""
+            yield f"{session.what}{over}  ", "title"
         yield f"every {feed.interval:g} s", "muted"
 
     def action_sort(self) -> None:
