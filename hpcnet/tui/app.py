@@ -266,7 +266,9 @@ class HpcnetApp(App[None]):
             self._show()
 
     def on_unmount(self) -> None:
-        """Nothing stays open."""
+        """Nothing stays open, and no thread that somebody would wait for."""
+        if self.session.commands is not None:
+            self.session.commands.close()
         if self._recorder is not None:
             self._recorder.close()
 

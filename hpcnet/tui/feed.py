@@ -28,6 +28,9 @@ from hpcnet.tui.picture import JobView, NodeView, Point, Track, add_up, node_vie
 LISTING = 10.0
 """Seconds between two questions to Slurm for the jobs."""
 
+CLOSING = 2.0
+"""Seconds that programs on the nodes have to end when the viewer does, before they are ended by the kernel."""
+
 _KEEP_EVENTS = 500
 
 Seen = Union[NodeSample, Sequence[JobInfo], float]
@@ -79,10 +82,13 @@ class Feed:
             self._threads.append(thread)
 
     def close(self) -> None:
-        """End the threads and the source; again is fine."""
+        """End the source, so that its programs end by themselves, and wait for that a while; again is fine."""
         self._closed.set()
         self._wanted.set()
         self.source.close()
+        for thread in self._threads:
+            if thread.name == "keep_sampling":
+                thread.join(CLOSING)
 
     def _keep_listing(self) -> None:
         while not self._closed.is_set():

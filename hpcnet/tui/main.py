@@ -8,6 +8,7 @@ import gc
 import os
 import pwd
 import sys
+import threading
 from collections.abc import Sequence
 
 from hpcnet.counters.source import Source
@@ -145,7 +146,12 @@ def _run(options: argparse.Namespace) -> int:
         app.run()
     finally:
         feed.close()
-    return app.return_code or 0
+    code = app.return_code or 0
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        # Of a pool, which Python would wait for: an agent that does not answer holds nobody up.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def _user(options: argparse.Namespace) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
@@ -131,7 +132,9 @@ def test_root_cleans_up_behind_a_job(sshd: Cluster, terminal: Terminal) -> None:
         bring_back(cluster, "n1")
 
 
-def test_events_say_on_which_node_what_is_wrong_and_until_when(cluster: Cluster, terminal: Terminal) -> None:
+def test_events_say_on_which_node_what_is_wrong_and_until_when(
+    cluster: Cluster, terminal: Terminal, tmp_path: Path
+) -> None:
     """The job's network on n2 is broken behind its back; its owner is told, by the step of the viewing alone."""
     job = cluster.hold("--network=ib", "-N2", "-w", "n[1-2]")
     [_, address] = ip_network(cluster.lease(job)["ipv4"]).hosts()
@@ -160,11 +163,23 @@ def test_events_say_on_which_node_what_is_wrong_and_until_when(cluster: Cluster,
         cluster.root("n2", *ip, *right.split())
         eventually(f"{what} is over", partial(is_told, what, "over"))
     terminal.wait("nothing wrong now")
-    # killed, it leaves nothing behind
+    # neither quit nor killed it leaves anything behind, while the job goes on
+    assert "hpcnet-stats" in steps(cluster, job)
+    begin = time.monotonic()
+    terminal.press("q")
+    terminal.wait("exit code 0")
+    assert time.monotonic() - begin < 3
+    eventually("the step is gone", lambda: "hpcnet-stats" not in steps(cluster, job), 3)
+    assert not samplers(cluster)
+    assert cluster.state_of(job) == "RUNNING"
+    again = Terminal(tmp_path / "again", tmp_path)
+    tui(cluster, again)
+    again.wait_for(lambda text: words(text, str(job))[5:6] not in (["-"], []), "its rates")
     assert "hpcnet-stats" in steps(cluster, job)
     cluster.root("login", "pkill", "-KILL", "-u", "alice", "-f", "hpcnet.tui.main")
     eventually("the step is gone", lambda: "hpcnet-stats" not in steps(cluster, job), 40)
     eventually("no sampler is left", lambda: not samplers(cluster), 10)
+    again.close()
 
 
 def words(text: str, *first: str) -> list[str]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
+from hpcnet.counters.model import JobInfo
 from hpcnet.tui import commands
 from hpcnet.tui.commands import Commands
 from hpcnet.tui.screens.cleanup import Question
@@ -185,5 +188,21 @@ def test_a_program_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     said = list(Commands("x").examine())
     assert [each[:3] for each in said] == [
-        ("error", "", "doctor: hpcnet cannot be started: No such file or directory")
+        ("error", "", "doctor: /nowhere/hpcnet cannot be started: No such file or directory")
     ]
+
+
+def test_a_cleanup_that_was_confirmed_is_finished_after_the_viewer_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, done = tmp_path / "hpcnet", tmp_path / "done"
+    script.write_text(f"#!/bin/sh\nsleep 1\necho removed || exit 1\ntouch {done}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(commands, "program", lambda: str(script))
+    asked, begin = Commands("x"), time.monotonic()
+    threading.Timer(0.2, asked.close).start()
+    list(asked.run_cleanup(JobInfo(7, nodes=("n1",))))
+    assert time.monotonic() - begin < 0.9, "nobody waits for it"
+    [process] = asked.unfinished
+    assert process.wait(10) == 0
+    assert done.exists()

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +66,41 @@ def test_record_and_replay(terminal: Terminal, tmp_path: Path) -> None:
     terminal.wait_for(lambda text: "Gbit/s" in text or "Tbit/s" in text, "rates out of the recording")
     terminal.press("q")
     terminal.wait("exit code 0")
+
+
+def running(word: str) -> list[int]:
+    """The processes that have it in their command line."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("end", ["q", "kill -9"])
+def test_a_doctor_that_hangs_holds_nobody_up_and_ends_with_the_viewer(
+    terminal: Terminal, tmp_path: Path, end: str
+) -> None:
+    """All of it: what is asked here is scontrol, which a doctor's child asks."""
+    seconds = str(1_000_000 + os.getpid())
+    for name, script in {"squeue": "exit 1", "scontrol": f"sleep {seconds}"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    shell = f"PATH={tmp_path}:$PATH; echo $$ > pid; exec {PROGRAM[0]} --transport srun"
+    terminal.start("sh", "-c", shell)
+    terminal.wait("squeue", "q quit")
+    terminal.press("v")
+    terminal.wait_for(lambda text: bool(running(seconds)), "doctor asks")
+    begin = time.monotonic()
+    if end == "q":
+        terminal.press("q")
+        terminal.wait("exit code 0")
+    else:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        terminal.wait("exit code 137")
+    terminal.wait_for(lambda text: not running(seconds), "nothing is left")
+    assert time.monotonic() - begin < 2.5
 
 
 def test_no_color_is_obeyed(terminal: Terminal) -> None:

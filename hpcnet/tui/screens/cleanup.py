@@ -58,6 +58,8 @@ def ask(screen: Watching, session: Session, job: JobInfo) -> None:
 
     def work() -> None:
         said = list(commands.run_cleanup(job))
+        if commands.closed:
+            return
         session.feed.note(said)
         more = "; v shows the rest" if len(said) > 1 else ""
         screen.app.call_from_thread(screen.app.notify, f"{said[0].text}{more}", markup=False)

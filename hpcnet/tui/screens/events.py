@@ -70,7 +70,8 @@ class EventsScreen(Watching):
 
         def work() -> None:
             session.feed.note(commands.examine(nodes))
-            self.app.call_from_thread(self.reload)
+            if not commands.closed:
+                self.app.call_from_thread(self.reload)
 
         self.run_worker(work, thread=True, exclusive=True, exit_on_error=False)
 
