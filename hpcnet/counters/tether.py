@@ -4,8 +4,9 @@
     python3 -IS tether.py PARENT alone|family COMMAND [ARGUMENT]...
 
 A viewer that is killed closes its end of srun's pipes, and srun ends as soon as its tasks have; but for the task
-of a node that is off it waits until Slurm gives the node up. ``family``: the command has children of its own, and dies
-with them; the script stays beside it. A script of its own, with few imports: one is run for each program of a watch.
+of a node that is off it waits until Slurm gives the node up. ``family``: the command has children of its own, and
+dies with them; the script stays beside it. A script of its own, with few imports: one is run for each program of a
+watch.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ class HpcnetApp(App[None]):
     def action_freeze(self) -> None:
         """Stop painting, or go on with what is now."""
         frozen = not self.session.view.frozen
-        self.session.frozen_at = self.session.feed.clock()
+        self.session.still = self.session.feed.still() if frozen else None
         self._show(frozen=frozen)
         if not frozen and self.watching is not None:
             self.watching.reload()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What hpcnet's own commands do and say, run as one would type them; each may take its time.
 
-What only looks ends with the viewer, however that ends, and all that it started with it. A cleanup that was confirmed
-is finished: half of one helps nobody, and on the nodes it goes on anyway.
+What only looks ends with the viewer, however that ends, and all that it started with it. A cleanup that was
+confirmed is finished: half of one helps nobody, and on the nodes it goes on anyway.
 """
 
 from __future__ import annotations

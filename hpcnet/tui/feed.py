@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Callable, Union
 
 from hpcnet.counters.board import Board
@@ -35,6 +36,50 @@ _KEEP_EVENTS = 500
 
 Seen = Union[NodeSample, Sequence[JobInfo], float]
 """What a feed takes: a sample, a list of the jobs, another interval."""
+
+
+@dataclass(frozen=True)
+class Still:
+    """What a feed knew at one moment, for a screen that is frozen; it is read as a feed is."""
+
+    _time: float
+    _jobs: Mapping[int, JobView]
+    _members: Mapping[int, list[NodeView]]
+    _histories: Mapping[tuple[int, str], Mapping[tuple[str, str, str], tuple[Point, ...]]]
+    _events: dict[int, Event]
+    _troubles: list[Event]
+
+    def clock(self) -> float:
+        """That moment, Unix seconds."""
+        return self._time
+
+    def jobs(self) -> list[JobView]:
+        """As Feed.jobs."""
+        return list(self._jobs.values())
+
+    def job(self, job_id: int) -> JobView | None:
+        """As Feed.job."""
+        return self._jobs.get(job_id)
+
+    def nodes(self, job_id: int) -> list[NodeView]:
+        """As Feed.nodes; their histories are empty where nobody had looked at them."""
+        return self._members.get(job_id, [])
+
+    def node(self, job_id: int, name: str) -> NodeView | None:
+        """As Feed.node."""
+        return next((each for each in self.nodes(job_id) if each.node == name), None)
+
+    def interface_history(self, job_id: int, node: str, key: tuple[str, str, str]) -> tuple[Point, ...]:
+        """As Feed.interface_history."""
+        return self._histories.get((job_id, node), {}).get(key, ())
+
+    def events(self) -> dict[int, Event]:
+        """As Feed.events."""
+        return self._events
+
+    def troubles(self) -> list[Event]:
+        """As Feed.troubles."""
+        return self._troubles
 
 
 class Feed:
@@ -157,7 +202,7 @@ class Feed:
                 silent = node in self._views[job_id].silent
                 rates = {} if silent else self._board.rates(job_id, node)
                 for key, history in interfaces.items():
-                    history.append(point(rates.get(key, UNKNOWN)))
+                    history.append(point(rates.get(key, UNKNOWN), now))
             self._note(self._observer.look(now, self._views.values(), self._problem))
 
     def _view(self, info: JobInfo, now: float) -> JobView:
@@ -168,11 +213,11 @@ class Feed:
         if followed:
             for each in nodes:
                 if each.node in followed:
-                    followed[each.node].append(point(each.rates))
+                    followed[each.node].append(point(each.rates, now))
         troubles = self._troubles[job_id] = self._judge(info, nodes)
         summed = add_up(nodes)
         history = self._tracks.setdefault(job_id, track())
-        history.append(point(summed.rates))
+        history.append(point(summed.rates, now))
         return JobView(
             info,
             summed,
@@ -210,13 +255,18 @@ class Feed:
     def nodes(self, job_id: int) -> list[NodeView]:
         """A job's nodes, in its order. Their histories begin when this is first asked for."""
         with self._lock:
-            followed, troubles = self._followed.setdefault(job_id, {}), self._troubles.get(job_id, {})
-            return [
-                each._replace(
-                    history=tuple(followed.setdefault(each.node, track())), troubles=troubles.get(each.node, ())
-                )
-                for each in self._nodes(job_id, self._board.silent(job_id, self.clock()))
-            ]
+            followed = self._followed.setdefault(job_id, {})
+            found = self._nodes(job_id, self._board.silent(job_id, self.clock()))
+            for each in found:
+                followed.setdefault(each.node, track())
+            return [self._followed_node(job_id, each) for each in found]
+
+    def _followed_node(self, job_id: int, node: NodeView) -> NodeView:
+        """With its history, if somebody looked at it, and its troubles."""
+        return node._replace(
+            history=tuple(self._followed.get(job_id, {}).get(node.node, ())),
+            troubles=self._troubles.get(job_id, {}).get(node.node, ()),
+        )
 
     def node(self, job_id: int, name: str) -> NodeView | None:
         """One of them."""
@@ -228,6 +278,19 @@ class Feed:
             if job_id not in self._infos:
                 return ()
             return tuple(self._interfaces.setdefault((job_id, node), {}).setdefault(key, track()))
+
+    def still(self) -> Still:
+        """All of it as it is now."""
+        with self._lock:
+            nodes = {
+                job_id: [self._followed_node(job_id, each) for each in self._nodes(job_id, view.silent)]
+                for job_id, view in self._views.items()
+            }
+            histories = {
+                where: {key: tuple(points) for key, points in found.items()}
+                for where, found in self._interfaces.items()
+            }
+            return Still(self.clock(), dict(self._views), nodes, histories, self.events(), self.troubles())
 
     def note(self, said: Iterable[Said]) -> None:
         """Add events of now, each by Event's fields but the time; they read downwards, the newest being on top."""

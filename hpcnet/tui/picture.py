@@ -21,8 +21,8 @@ from hpcnet.counters.troubles import ERROR, Trouble
 KEEP = 240
 """Points of a history."""
 
-Point = tuple[Optional[float], Optional[float], Optional[float], Optional[float]]
-"""rx bytes, tx bytes, rx packets, tx packets, per second."""
+Point = tuple[Optional[float], Optional[float], Optional[float], Optional[float], float]
+"""rx bytes, tx bytes, rx packets, tx packets, per second; and when that was, Unix seconds."""
 
 Track = deque[Point]
 """The newest KEEP points, oldest first."""
@@ -33,18 +33,23 @@ def track() -> Track:
     return deque(maxlen=KEEP)
 
 
+def times(history: Iterable[Point]) -> list[float]:
+    """Of its points, Unix seconds."""
+    return [each[4] for each in history]
+
+
 NOTHING_COUNTED = Counters()
 
 
-def point(rates: Rates) -> Point:
+def point(rates: Rates, now: float) -> Point:
     """What a history keeps of rates."""
-    return rates.rx_bytes, rates.tx_bytes, rates.rx_packets, rates.tx_packets
+    return rates.rx_bytes, rates.tx_bytes, rates.rx_packets, rates.tx_packets, now
 
 
 def bad(of: Rates | Counters) -> float | None:
-    """Errors and drops together, those that are known; None when none is."""
-    known = [value for value in of[4:] if value is not None]
-    return sum(known) if known else None
+    """Errors and drops together; None when one of them is not known."""
+    parts = of[4:]
+    return None if None in parts else sum(part for part in parts if part is not None)
 
 
 class NodeView(NamedTuple):
@@ -136,25 +141,47 @@ class Sum:
     counted: Counters = NOTHING_COUNTED
     partial: bool = False
     """Whether some node's rates are not in it."""
+    uncounted: bool = False
+    """Whether something that some node has counted is not in it."""
     speed: int | None = None
-    """Bit/s of the links of the nodes that are in it, together."""
+    """Bit/s of the links of the nodes whose rates are in it, together."""
+    links: int | None = None
+    """Bit/s of the links of all nodes that were ever heard, together: what a history is drawn against, which must
+    not grow when they fall silent."""
 
     @property
     def load(self) -> float | None:
         """Share of these links that the busier direction takes, from 0 to 1."""
         return _share(self.rates, self.speed)
 
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "rates": self.rates._asdict(),
+            "counted": self.counted._asdict(),
+            "partial": self.partial,
+            "uncounted": self.uncounted,
+            "speed": self.speed,
+        }
+
 
 def add_up(nodes: Sequence[NodeView]) -> Sum:
-    """The sum of the nodes that speak; their speed only where all of them know it."""
+    """The sum of the nodes that speak; the speed of links only where all of them know it."""
     known = [each for each in nodes if each.rates.rx_bytes is not None]
-    speeds = [each.speed for each in known]
+    heard = [each for each in nodes if each.sample]
     return Sum(
         rates=Rates(*_columns([each.rates for each in known])),
-        counted=Counters(*_columns([each.counted for each in nodes if each.sample])),
+        counted=Counters(*_columns([each.counted for each in heard])),
         partial=len(known) < len(nodes),
-        speed=None if not speeds or None in speeds else sum(speed for speed in speeds if speed),
+        uncounted=len(heard) < len(nodes) or any(None in each.counted for each in heard),
+        speed=_together(known),
+        links=_together(heard),
     )
+
+
+def _together(nodes: Sequence[NodeView]) -> int | None:
+    speeds = [each.speed for each in nodes]
+    return None if not speeds or None in speeds else sum(speed for speed in speeds if speed)
 
 
 def _columns(parts: Sequence[Rates | Counters]) -> Iterator[Any]:
@@ -195,25 +222,30 @@ class JobView:
 class Spread:
     """How the nodes of a job compare."""
 
-    rx: float | None = None
-    """Median bytes per second."""
-    tx: float | None = None
+    rates: Rates = UNKNOWN
+    """The median of each."""
+    counted: Counters = NOTHING_COUNTED
+    """The median of each."""
     slowest: NodeView | None = None
     """Which moves least; None when nothing moves or nothing is known."""
 
 
 def spread(nodes: Iterable[NodeView]) -> Spread:
-    """The median node and the slowest one, of those that speak."""
-    known = [each for each in nodes if each.pace is not None]
-    if not known:
-        return Spread()
-    slowest = min(known, key=lambda each: each.pace or 0.0)
-    moving = any(each.pace for each in known)
+    """The median node and the slowest one, of those of which it is known."""
+    members = list(nodes)
+    known = [each for each in members if each.pace is not None]
+    slowest = min(known, key=lambda each: each.pace or 0.0, default=None)
     return Spread(
-        rx=median(each.rates.rx_bytes or 0.0 for each in known),
-        tx=median(each.rates.tx_bytes or 0.0 for each in known),
-        slowest=slowest if moving else None,
+        rates=Rates(*map(middle, zip(*(each.rates for each in members)))),
+        counted=Counters(*map(middle, zip(*(each.counted for each in members)))),
+        slowest=slowest if any(each.pace for each in known) else None,
     )
+
+
+def middle(values: Iterable[float | None]) -> Any:
+    """The median of those that are known; None when none is."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 SILENT, WAITING, IDLE, SLOW, USUAL, FAST = "silent", "waiting", "idle", "slow", "usual", "fast"
@@ -234,22 +266,22 @@ class Fold:
         return nodelist.fold(each.node for each in self.nodes)
 
 
-def kind_of(node: NodeView, middle: float) -> str:
-    """The kind of fold that the node belongs to; ``middle`` is the median of bytes per second, both ways."""
+def kind_of(node: NodeView, usual: float) -> str:
+    """The kind of fold that the node belongs to; ``usual`` is the median of bytes per second, both ways."""
     if node.silent_since is not None:
         return SILENT
     if node.pace is None:
         return WAITING
     if not node.pace:
         return IDLE
-    return SLOW if node.pace < middle / 2 else FAST if node.pace > middle * 2 else USUAL
+    return SLOW if node.pace < usual / 2 else FAST if node.pace > usual * 2 else USUAL
 
 
 def fold(nodes: Sequence[NodeView]) -> list[Fold]:
     """Nodes by kind, what wants a look first; each in the order of the job's nodes."""
     paces = [each.pace for each in nodes if each.pace]
-    middle = median(paces) if paces else 0.0
+    usual = median(paces) if paces else 0.0
     kinds: dict[str, list[NodeView]] = {}
     for each in nodes:
-        kinds.setdefault(kind_of(each, middle), []).append(each)
+        kinds.setdefault(kind_of(each, usual), []).append(each)
     return [Fold(kind, tuple(kinds[kind])) for kind in (SILENT, SLOW, FAST, USUAL, IDLE, WAITING) if kind in kinds]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
+from itertools import zip_longest
 from typing import Any, Callable
 
 from hpcnet.counters.model import Counters, Interface
@@ -12,7 +12,7 @@ from hpcnet.counters.rates import Rates
 from hpcnet.counters.troubles import ERROR
 from hpcnet.tui import figures
 from hpcnet.tui.draw import peak, spark
-from hpcnet.tui.picture import IDLE, SILENT, SLOW, WAITING, Fold, JobView, NodeView, Point, bad
+from hpcnet.tui.picture import IDLE, SILENT, SLOW, WAITING, Fold, JobView, NodeView, Point, Sum, bad, middle
 from hpcnet.tui.view import View
 from hpcnet.tui.widgets.table.columns import Column
 from hpcnet.tui.widgets.table.table import Row
@@ -25,13 +25,17 @@ def _mark(mark: tuple[str, str], view: View) -> str:
     return mark[view.ascii]
 
 
-def _numbers(view: View, rates: Rates, counted: Counters, partial: bool = False) -> list[tuple[str, str]]:
-    """Received and sent; of a sum that lacks something, with a mark."""
-    sign = (">" if view.ascii else "≥") if partial and not view.total else ""
-    cells = []
+def at_least(view: View, lacks: bool) -> str:
+    """The sign in front of a sum that lacks something."""
+    return (">" if view.ascii else "≥") if lacks else ""
+
+
+def _numbers(view: View, rates: Rates, counted: Counters, lacks: bool = False) -> list[tuple[str, str]]:
+    """Received and sent."""
+    sign, cells = at_least(view, lacks), []
     for value, style in zip(view.values(rates, counted), ("rx", "tx")):
         text = figures.quantity(value)
-        cells.append((text, "muted") if not value else (sign + text, style))
+        cells.append((text if value is None else sign + text, style if value else "muted"))
     return cells
 
 
@@ -48,9 +52,15 @@ def _spark(view: View, history: Sequence[Point], speed: int | None, width: int) 
     return spark(both, ceiling, width, view.ascii), "rx"
 
 
-def _bad(rates: Rates, counted: Counters) -> tuple[str, str]:
+def _bad(rates: Rates, counted: Counters, sign: str = "") -> tuple[str, str]:
     count = bad(counted)
-    return figures.quantity(count), "bad" if bad(rates) else "warning" if count else "muted"
+    text = figures.quantity(count)
+    return text if count is None else sign + text, "bad" if any(rates[4:]) else "warning" if count else "muted"
+
+
+def lacks(summed: Sum, view: View) -> bool:
+    """Whether what the view shows of a sum lacks something."""
+    return summed.uncounted if view.total else summed.partial
 
 
 # -- jobs
@@ -99,10 +109,10 @@ def job_row(job: JobView, view: View, width: int, now: float) -> Row:
             (info.user or figures.UNKNOWN, ""),
             (job.network, "muted"),
             (str(job.nodes or figures.UNKNOWN), ""),
-            *_numbers(view, job.sum.rates, job.sum.counted, job.sum.partial),
+            *_numbers(view, job.sum.rates, job.sum.counted, lacks(job.sum, view)),
             _load(job.sum.load),
-            _spark(view, job.history, job.sum.speed, width),
-            _bad(job.sum.rates, job.sum.counted),
+            _spark(view, job.history, job.sum.links, width),
+            _bad(job.sum.rates, job.sum.counted, at_least(view, job.sum.uncounted)),
             (figures.duration(None if info.started is None else now - info.started), "muted"),
         ),
         stale=stale,
@@ -165,13 +175,14 @@ def fold_row(fold: Fold, view: View, width: int, opened: bool) -> Row:
     """Nodes that are alike: what the median one of them moves, and the drops and errors of all."""
     nodes = fold.nodes
     arrow = ("v " if opened else "> ") if view.ascii else ("▾ " if opened else "▸ ")
-    middle = [_median([view.values(each.rates, each.counted)[way] for each in nodes]) for way in (0, 1)]
+    middles = [middle(view.values(each.rates, each.counted)[way] for each in nodes) for way in (0, 1)]
     numbers = [
-        (figures.quantity(value), style if value else "muted") for value, style in zip(middle, ("rx", "tx"))
+        (figures.quantity(value), style if value else "muted") for value, style in zip(middles, ("rx", "tx"))
     ]
     known = [count for count in (bad(each.counted) for each in nodes) if count is not None]
-    growing = any(bad(each.rates) for each in nodes)
+    growing = any(any(each.rates[4:]) for each in nodes)
     drops = sum(known) if known else None
+    sign = at_least(view, bool(known) and len(known) < len(nodes))
     return Row(
         (
             (_mark(STALE, view) if fold.kind == SILENT else "", "warning"),
@@ -179,33 +190,32 @@ def fold_row(fold: Fold, view: View, width: int, opened: bool) -> Row:
             (fold.kind, _KIND_STYLES.get(fold.kind, "")),
             (str(len(nodes)), ""),
             *numbers,
-            _load(_median([each.load for each in nodes])),
+            _load(middle(each.load for each in nodes)),
             _spark(view, _mean_history(nodes, width), nodes[0].speed, width),
-            (figures.quantity(drops), "bad" if growing else "warning" if drops else "muted"),
+            (sign + figures.quantity(drops), "bad" if growing else "warning" if drops else "muted"),
             ("", ""),
         ),
         stale=fold.kind == SILENT,
     )
 
 
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
+_NO_POINT: Point = (None, None, None, None, 0.0)
 
 
 def _mean_history(nodes: Sequence[NodeView], width: int) -> list[Point]:
+    """They end at the same time; some begin later."""
     if not width:
         return []
-    points = zip(*(each.history[-width:] for each in nodes if each.history))
-    return [_mean_point(each) for each in points]
+    newest_first = (each.history[: -width - 1 : -1] for each in nodes)
+    return [_mean_point(each) for each in zip_longest(*newest_first, fillvalue=_NO_POINT)][::-1]
 
 
 def _mean_point(points: Sequence[Point]) -> Point:
     means = []
-    for column in zip(*points):
+    for column in list(zip(*points))[:4]:
         known = [value for value in column if value is not None]
         means.append(sum(known) / len(known) if known else None)
-    return means[0], means[1], means[2], means[3]
+    return means[0], means[1], means[2], means[3], max(each[4] for each in points)
 
 
 # -- interfaces of a node

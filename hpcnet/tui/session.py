@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hpcnet.tui.feed import Feed
+from hpcnet.tui.feed import Feed, Still
 from hpcnet.tui.view import View
 
 if TYPE_CHECKING:
@@ -30,7 +30,12 @@ class Session:
     """What may be done to the cluster and asked of this host; None: what is watched is none."""
     examined: bool = False
     """Whether this host was looked at by doctor and check."""
-    frozen_at: float = 0.0
-    """Unix seconds; what the screens show while ``view.frozen``."""
+    still: Still | None = None
+    """What all screens show while ``view.frozen``."""
     recording: str = ""
     """File that is written; empty: none."""
+
+    @property
+    def seen(self) -> Feed | Still:
+        """What the screens show."""
+        return self.still or self.feed

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import pytest
 
-from hpcnet.counters.model import Counters, NodeSample
+from hpcnet.counters.model import Counters, JobInfo, NodeSample
 from hpcnet.counters.rates import UNKNOWN, Rates
-from hpcnet.tui import figures
+from hpcnet.tui import figures, rows
 from hpcnet.tui.draw import area, hanging, spark
-from hpcnet.tui.picture import NodeView, add_up, fold, spread
-from hpcnet.tui.view import Order, matches
+from hpcnet.tui.picture import JobView, NodeView, add_up, bad, fold, spread
+from hpcnet.tui.rows import job_row
+from hpcnet.tui.view import Order, View, matches
 from hpcnet.tui.widgets.table.columns import GAP, Column, fit
 
 
@@ -81,7 +82,7 @@ def test_nodes_fold_by_what_they_move() -> None:
         ("waiting", "n12"),
     ]
     compared = spread(nodes)
-    assert compared.rx == 100.0
+    assert compared.rates.rx_bytes == 100.0
     assert compared.slowest is not None and compared.slowest.node == "n11"
     assert spread([node("n1", 0.0)]).slowest is None
 
@@ -90,9 +91,46 @@ def test_a_sum_says_what_it_lacks() -> None:
     assert add_up([node("n1", 3.0), node("n2", 4.0)]).rates.rx_bytes == 7.0
     assert not add_up([node("n1", 3.0), node("n2", 4.0)]).partial
     lacking = add_up([node("n1", 3.0), node("n2", None)])
+    assert (lacking.speed, lacking.links) == (None, None)
     assert (lacking.rates.rx_bytes, lacking.partial) == (3.0, True)
     assert add_up([node("n1", None)]).rates.rx_bytes is None
     assert add_up([]).rates == Rates()
+
+
+def test_links_are_as_wide_as_before_when_all_is_silent() -> None:
+    nodes = [node(f"n{number}", None, silent=True)._replace(speed=100) for number in (1, 2)]
+    assert add_up(nodes).rates.rx_bytes is None
+    assert (add_up(nodes).speed, add_up(nodes).links) == (None, 200)
+    assert add_up([*nodes, node("n3", 1.0)]).links is None, "of one the rate is not known"
+    unheard = node("n4", None, silent=True)._replace(sample=None)
+    assert add_up([*nodes, unheard]).links == 200, "of whose link nothing was ever known"
+
+
+ALL = Counters(1, 1, 1, 1, 0, 0, 0, 0)
+
+
+def test_what_is_counted_says_what_it_lacks_and_drops_of_which_some_are_not_known_are_not_known() -> None:
+    whole, unheard = node("n1", 1.0)._replace(counted=ALL), node("n2", None)._replace(sample=None)
+    blind = node("n3", 1.0)._replace(counted=ALL._replace(rx_dropped=None))
+    assert not add_up([whole, whole]).uncounted
+    assert add_up([whole, unheard]).uncounted and add_up([whole, blind]).uncounted
+    assert bad(ALL) == 0
+    assert bad(blind.counted) is None
+    view = View(total=True)
+    info = JobInfo(7, user="alice", nodes=("n1", "n2"))
+    cells = [text for text, _ in job_row(JobView(info, add_up([whole, unheard]), (), {}, 2), view, 0, 0.0).cells]
+    assert [cells[5], cells[6], cells[9]] == ["≥8", "≥8", "≥0"]
+
+
+def test_the_mean_of_histories_ends_with_all_of_them() -> None:
+    def of(*values: float | None) -> NodeView:
+        points = tuple((value, value, None, None, 10.0 + at) for at, value in enumerate(values, -len(values)))
+        return node("n1", 1.0)._replace(history=points)
+
+    mean = rows._mean_history([of(2.0, 4.0, 6.0), of(8.0), of()], 5)
+    assert [each[0] for each in mean] == [2.0, 4.0, 7.0]
+    assert [each[4] for each in mean] == [7.0, 8.0, 9.0]
+    assert [each[0] for each in rows._mean_history([of(2.0, 4.0, 6.0), of(8.0)], 2)] == [4.0, 7.0]
 
 
 def test_columns_that_do_not_fit_are_left_out_by_rank() -> None:

@@ -4,19 +4,26 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
+from textual.events import MouseScrollDown
 from textual.pilot import Pilot
 
 from hpcnet import nodelist
 from hpcnet.tui.app import HpcnetApp
+from hpcnet.tui.events import Said
+from hpcnet.tui.figures import quantity
 from hpcnet.tui.screens.events import EventsScreen
 from hpcnet.tui.screens.help import HelpScreen
 from hpcnet.tui.screens.job import JobScreen
 from hpcnet.tui.screens.jobs import JobsScreen
 from hpcnet.tui.screens.node import NodeScreen
+from hpcnet.tui.view import View
 from tests.tui.stage import LARGE, SMALL, Stage
 
 
@@ -104,6 +111,44 @@ def test_frozen_stops_painting_and_not_sampling() -> None:
     stage.run(play)
 
 
+def test_what_is_opened_while_frozen_is_frozen_too() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("enter", "space")
+        await pilot.pause()
+        job = stage.text()[1:]
+        stage.feed.note([Said("info", "", "that came later")])
+        for _ in range(10):
+            stage.tick()
+        rated = stage.feed.jobs()[0].sum.rates.rx_bytes
+        await pilot.press("v")
+        await pilot.pause()
+        assert "that came later" not in "\n".join(stage.text())
+        await pilot.press("escape", "escape")
+        await pilot.pause()
+        line = stage.text()[2]
+        held = stage.app.session.seen.jobs()
+        assert held[0].sum.rates.rx_bytes != rated
+        assert quantity(max(each.sum.rates.rx_bytes or 0 for each in held) * 8) in line
+        await pilot.press("enter")
+        await pilot.pause()
+        assert stage.text()[1:] == job, "the same screen made anew"
+        await pilot.press("end", "enter", "end", "enter")
+        await pilot.pause()
+        assert isinstance(stage.screen, NodeScreen)
+        node = stage.text()[1:]
+        stage.tick()
+        await pilot.press("escape", "enter")
+        await pilot.pause()
+        assert stage.text()[1:] == node
+        await pilot.press("space")
+        await pilot.pause()
+        assert stage.text()[1:] != node
+
+    stage.run(play)
+
+
 def test_a_silent_job_is_dim_and_marked_and_its_rates_unknown() -> None:
     stage = Stage()
     job = stage.source.jobs()[5]
@@ -130,7 +175,7 @@ def test_a_silent_job_is_dim_and_marked_and_its_rates_unknown() -> None:
         [line] = [line for line in stage.text() if f" {job.label} " in line and "says nothing" in line]
         assert line.split()[1:4] == ["over", job.label, nodelist.fold(job.nodes)]
 
-    stage.run(play)
+    stage.run(play, (80, 25))
 
 
 def test_units() -> None:
@@ -153,6 +198,86 @@ def test_units() -> None:
         assert "RX bit/s" in await after("b") + await after("c")
 
     stage.run(play)
+
+
+@pytest.mark.parametrize("keys", [[], ["p"], ["c"], ["p", "c"], ["b"], ["b", "c"]])
+def test_sum_median_and_slowest_in_every_unit(keys: list[str]) -> None:
+    stage = Stage()
+    view = View(bytes="b" in keys, packets="p" in keys, total="c" in keys)
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("enter", *keys)
+        await pilot.pause()
+        assert isinstance(stage.screen, JobScreen)
+        nodes = stage.feed.nodes(stage.screen.job_id)
+        told = [view.values(each.rates, each.counted) for each in nodes]
+        slowest = min((each for each in nodes if each.pace is not None), key=lambda each: each.pace or 0)
+        seen = {line.split()[-3]: line.split()[-2:] for line in stage.text()[3:10]}
+        columns = [[value for value in column if value is not None] for column in zip(*told)]
+        assert seen["sum"] == [("" if view.total else "≥") + quantity(sum(column)) for column in columns]
+        assert seen["median"] == [quantity(median(column)) for column in columns]
+        assert seen["slowest"] == [quantity(way) for way in view.values(slowest.rates, slowest.counted)]
+        assert f"rx {view.unit}" in stage.text()[3]
+
+    stage.run(play)
+
+
+def test_interfaces_with_addresses_of_the_row_under_the_cursor_and_what_has_no_room() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        async def under() -> str:
+            await pilot.pause()
+            return " ".join(" ".join(stage.text()[-8:-2]).split())
+
+        job = stage.feed.job(48224)  # containers, and every node is usual
+        assert job is not None
+        await pilot.press("slash", *"48224", "enter")
+        assert f"job 48224 network {job.network} age " in await under()
+        await pilot.press("enter")
+        first, last = "10.128.32.1/20 fd68:7063:6e65:2::1/64", "10.128.32.20/20 fd68:7063:6e65:2::14/64"
+        text = await under()
+        assert f"node {job.info.nodes[0]} hpc0 {first} solver 10.128.40.1/20 hpcvx - mlx5_0/1 -" in text
+        assert f"node {job.info.nodes[-1]} hpc0 {last} solver 10.128.40.20/20" in text
+        await pilot.press("f", "end")
+        text = await under()
+        assert first not in text
+        assert f"node {job.info.nodes[-1]} hpc0 {last} solver" in text and "drop+err 0" in text
+
+    stage.run(play)
+
+
+def test_a_filter_that_fits_no_interface_leaves_nothing_of_the_last_one() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("enter", "f", "end", "enter")
+        await pilot.pause()
+        assert isinstance(stage.screen, NodeScreen)
+        assert "interface hpc0" in "\n".join(stage.text())
+        await pilot.press("slash", *"nothing", "enter")
+        await pilot.pause()
+        for word in ("interface hpc0", "namespace", "received", " now"):
+            assert word not in "\n".join(stage.text())
+        await pilot.press("escape")
+        await pilot.pause()
+        assert "interface hpc0" in "\n".join(stage.text())
+
+    stage.run(play)
+
+
+def test_the_axis_tells_when_its_oldest_point_was_whatever_the_interval_is_now() -> None:
+    stage = Stage(rounds=21)
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("enter")
+        await pilot.pause()
+        assert any(" -40s ──" in line for line in stage.text())
+        await pilot.press("plus", "plus", "escape", "enter")
+        await pilot.pause()
+        assert any(" -40s ──" in line for line in stage.text())
+
+    stage.run(play, LARGE)
 
 
 def test_filter() -> None:
@@ -192,6 +317,15 @@ def test_mine() -> None:
 
 def test_interval() -> None:
     stage = Stage()
+    watches: list[float] = []
+    real = stage.source.watch
+
+    def watch(job_ids: Iterable[int], interval: float) -> Any:
+        watches.append(interval)
+        return real(job_ids, interval)
+
+    stage.source.watch = watch  # type: ignore[method-assign]
+    stage.feed.start()
 
     async def play(pilot: Pilot[Any]) -> None:
         for key, seconds in (("plus", 5), ("plus", 10), ("minus", 5), ("minus", 2), ("minus", 1), ("minus", 1)):
@@ -199,8 +333,14 @@ def test_interval() -> None:
             await pilot.pause()
             assert stage.feed.interval == seconds
             assert f"every {seconds} s" in stage.text()[0]
+            deadline = time.monotonic() + 10
+            while watches[-1:] != [seconds]:
+                stage.feed.list_jobs()
+                assert time.monotonic() < deadline, f"sampled every {watches[-1:]} s, not {seconds}"
+                time.sleep(0.01)
 
     stage.run(play)
+    stage.feed.close()
 
 
 def test_down_to_an_interface_and_back() -> None:
@@ -277,20 +417,45 @@ def test_help_names_every_key() -> None:
 def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     stage = Stage()
+    shown: dict[str, list[str]] = {}
+    told: dict[str, list[str]] = {}
 
     async def play(pilot: Pilot[Any]) -> None:
-        await pilot.press("slash", *"direct", "enter", "e", "enter", "e", "f", "home", "enter", "e", "v", "e")
+        await pilot.press("slash", *"48210", "enter", "e", "enter")
+        await pilot.pause()
+        await pilot.press("f", "s", "r", "home", "e")
+        await pilot.pause()
+        text = stage.text()
+        told.update({line.split()[-3]: line.split()[-2:] for line in text[3:10]})
+        shown.update(
+            {
+                line.split()[0]: line.split()
+                for line in text[12:]
+                if line.split()[:1] and line.split()[0][1:].isdigit()
+            }
+        )
+        await pilot.press("home", "enter", "e", "v", "e")
         await pilot.pause()
 
     stage.run(play)
     assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}, "counters are their owner's"
     jobs, job, node, events = (json.loads(file.read_text()) for file in sorted(tmp_path.iterdir(), key=_number))
-    assert {each["mode"] for each in jobs["jobs"]} == {"direct"}
-    assert (jobs["schema"], jobs["filter"]) == (1, "direct")
+    assert [each["job_id"] for each in jobs["jobs"]] == [48210]
+    assert (jobs["schema"], jobs["filter"]) == (1, "48210")
     assert job["job"]["job_id"] == jobs["jobs"][0]["job_id"]
-    assert [each["node"] for each in job["nodes"]]
+    assert jobs["jobs"][0]["rates"] == job["sum"]["rates"]
+    # line by line what was seen: state or silence, and the rates
+    for each in (*job["nodes"], job["slowest"] and {"node": job["slowest"]}):
+        assert each is None or each["node"] in job["job"]["nodes"]
+    rates = {each["node"]: each["rates"] for each in job["nodes"]}
+    for name, line in shown.items():
+        assert line[-4:-2] == [quantity(rates[name][way] * 8) for way in ("rx_bytes", "tx_bytes")]
+    assert list(shown) == list(rates)[: len(shown)] and len(shown) > 3, "in the order in which they are seen"
+    assert told["sum"] == [quantity(job["sum"]["rates"][way] * 8) for way in ("rx_bytes", "tx_bytes")]
+    assert told["median"] == [quantity(job["median"]["rates"][way] * 8) for way in ("rx_bytes", "tx_bytes")]
+    assert {at["kind"] for at in job["nodes"][0]["interfaces"]} == {"tasks", "segment", "port"}
     known = {(each["kind"], each["counters"]["rx_bytes"] is None) for each in node["interfaces"]}
-    assert known == {("tasks", False), ("port", False)}
+    assert known == {("tasks", False), ("segment", False), ("port", False)}
     assert events["events"]
 
 
@@ -332,6 +497,45 @@ def test_resizing_loses_neither_cursor_nor_keys(order: list[tuple[int, int]]) ->
             assert {len(line) for line in stage.text()} == {size[0]}
 
     stage.run(play, order[0])
+
+
+def test_the_line_of_keys_can_be_clicked_and_the_wheel_turns_the_table() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        async def click(word: str) -> None:
+            y = next(y for y, line in enumerate(stage.text()) if word in line)
+            await pilot.click(offset=(stage.text()[y].index(word), y))
+            await pilot.pause()
+
+        await click("b p c unit")
+        assert stage.app.session.view.bytes
+        await click("spc freeze")
+        assert stage.app.session.view.frozen
+        await click("+ - pace")
+        assert stage.feed.interval == 5
+        await click("t theme")
+        assert stage.app.theme == "hpcnet-light"
+        before = stage.text()[2]
+        assert stage.table.scroll_offset.y == 0
+        await pilot._post_mouse_events([MouseScrollDown], stage.table, (5, 5))
+        await pilot.pause()
+        assert stage.table.scroll_offset.y > 0 and stage.text()[2] != before
+        await click("v events")
+        assert isinstance(stage.screen, EventsScreen)
+
+    stage.run(play)
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_every_key_is_in_the_line_of_keys(size: tuple[int, int]) -> None:
+    stage = Stage(rounds=3)
+
+    async def play(pilot: Pilot[Any]) -> None:
+        for words in ("w record  t theme  ^p commands", "q quit"):
+            assert words in "\n".join(stage.text()[-3:])
+
+    stage.run(play, size)
 
 
 def test_mouse() -> None:

@@ -88,8 +88,8 @@ class EventsScreen(Watching):
 
     def load(self) -> None:
         """All of them, by keys that stay: the cursor stays on its event when newer ones come."""
-        lasting = {f"{each.job} {each.time} {each.text}": each for each in self.session.feed.troubles()}
-        over = {str(number): each for number, each in self.session.feed.events().items()}
+        lasting = {f"{each.job} {each.time} {each.text}": each for each in self.session.seen.troubles()}
+        over = {str(number): each for number, each in self.session.seen.events().items()}
         self._events = {**dict(reversed(lasting.items())), **dict(reversed(over.items()))}
 
     def _shown(self) -> dict[str, Event]:

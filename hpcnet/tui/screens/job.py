@@ -13,8 +13,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 
 from hpcnet.tui import figures
-from hpcnet.tui.picture import Fold, JobView, NodeView, bad, fold, spread
-from hpcnet.tui.rows import NODE_ORDER, fold_row, node_columns, node_row
+from hpcnet.tui.picture import Fold, JobView, NodeView, bad, fold, spread, times
+from hpcnet.tui.rows import NODE_ORDER, at_least, fold_row, lacks, node_columns, node_row
 from hpcnet.tui.screens import cleanup
 from hpcnet.tui.screens.watching import Watching
 from hpcnet.tui.session import Session
@@ -56,14 +56,15 @@ class JobScreen(Watching):
             yield Plot(ascii_only=self.session.view.ascii)
             yield Facts(id="beside")
         yield Table(node_columns(self.session.view), id="nodes", empty="no node matches; esc clears the filter")
+        yield Facts(id="row")
 
     def load(self) -> None:
         """The job as it is; one that has ended stays as it was."""
-        job = self.session.feed.job(self.job_id)
+        job = self.session.seen.job(self.job_id)
         self._gone = job is None
         if job is not None:
             self._job = job
-            self._members = self.session.feed.nodes(self.job_id)
+            self._members = self.session.seen.nodes(self.job_id)
 
     def _folds(self) -> list[Fold]:
         return fold([each for each in self._members if matches(self.words, each.node, each.address)])
@@ -83,25 +84,48 @@ class JobScreen(Watching):
         )
         self.query_one("#facts", Facts).show(list(self._facts()))
         self.query_one("#beside", Facts).show(list(self._beside()))
+        rest = table.left_out(rows[table.key](0), ["address"]) if table.key else []
+        self.query_one("#row", Facts).show([*self._interfaces(table.key or ""), *([rest] if rest else [])])
         rx, tx = view.series(job.history)
-        self.query_one(Plot).show(rx, tx, view.ceiling(job.sum.speed), view.rate_unit, self.session.feed.interval)
+        self.query_one(Plot).show(rx, tx, view.ceiling(job.sum.links), view.rate_unit, times(job.history))
+
+    def _seen(self) -> list[Fold]:
+        """From above down, the nodes of each fold in their order; without folding each node is one."""
+        folds = self._folds()
+        if self._folding:
+            return [Fold(each.kind, tuple(self._sorted(each.nodes))) for each in folds]
+        kinds = {node.node: each.kind for each in folds for node in each.nodes}
+        nodes = self._sorted([node for node in self._members if node.node in kinds])
+        return [Fold(kinds[node.node], (node,)) for node in nodes]
 
     def _rows(self) -> Iterator[tuple[str, Any]]:
-        folds = self._folds()
-        if not self._folding:
-            kinds = {node.node: each.kind for each in folds for node in each.nodes}
-            for node in self._sorted([node for node in self._members if node.node in kinds]):
-                yield self._node_row(node, kinds[node.node])
-            return
-        for each in folds:
+        for each in self._seen():
             if len(each.nodes) == 1:
                 yield self._node_row(each.nodes[0], each.kind)
                 continue
             opened = each.kind in self._opened
             yield f"fold {each.kind}", self._fold_row(each, opened)
             if opened:
-                for node in self._sorted(each.nodes):
+                for node in each.nodes:
                     yield self._node_row(node, each.kind, "  ")
+
+    def _interfaces(self, key: str) -> Iterator[list[Part]]:
+        """Of the row under the cursor, each with its addresses; of a fold those of its first node and its last."""
+        what, _, name = key.partition(" ")
+        if what == "fold":
+            fold = next((each for each in self._folds() if each.kind == name), None)
+            nodes = [fold.nodes[0], fold.nodes[-1]] if fold else []
+        else:
+            nodes = [each for each in self._members if each.node == name]
+        for node in nodes:
+            line = pair("node", node.node)
+            for each in node.sample.interfaces if node.sample else ():
+                line += pair(each.name or each.device, " ".join(each.addresses) or "-")
+            yield line
+
+    @on(Table.Moved)
+    def _moved(self) -> None:
+        self.paint()
 
     def _sorted(self, nodes: list[NodeView] | tuple[NodeView, ...]) -> list[NodeView]:
         assert self.order is not None
@@ -147,12 +171,8 @@ class JobScreen(Watching):
         compared = spread(self._members)
         yield [("", ""), (f"{'':<9}{'rx ' + view.unit:>10}{'tx ' + view.unit:>11}", "name")]
         rx, tx = view.values(job.sum.rates, job.sum.counted)
-        yield self._pair("sum", rx, tx)
-        if not view.packets and not view.total:
-            scale = 1 if view.bytes else 8
-            yield self._pair(
-                "median", *(None if way is None else way * scale for way in (compared.rx, compared.tx))
-            )
+        yield self._pair("sum", rx, tx, at_least(view, lacks(job.sum, view)))
+        yield self._pair("median", *view.values(compared.rates, compared.counted))
         if compared.slowest is not None:
             slowest = compared.slowest
             yield self._pair("slowest", *view.values(slowest.rates, slowest.counted))
@@ -160,18 +180,16 @@ class JobScreen(Watching):
         yield [("nodes    ", "name"), (str(job.nodes), "value"), *self._silent()]
         yield [("of links ", "name"), (figures.share(job.sum.load), "value")]
         count = bad(job.sum.counted)
-        yield [("drop+err ", "name"), (figures.quantity(count), "warning" if count else "value")]
+        sign = at_least(view, job.sum.uncounted and count is not None)
+        yield [("drop+err ", "name"), (sign + figures.quantity(count), "warning" if count else "value")]
 
     def _silent(self) -> list[Part]:
         return [(f"  {len(self._job.silent)} silent", "warning")] if self._job.silent else []
 
     @staticmethod
-    def _pair(name: str, rx: float | None, tx: float | None) -> list[Part]:
-        return [
-            (f"{name:<9}", "name"),
-            (f"{figures.quantity(rx):>10}", "rx"),
-            (f"{figures.quantity(tx):>11}", "tx"),
-        ]
+    def _pair(name: str, rx: float | None, tx: float | None, sign: str = "") -> list[Part]:
+        texts = [figures.quantity(way) if way is None else sign + figures.quantity(way) for way in (rx, tx)]
+        return [(f"{name:<9}", "name"), (f"{texts[0]:>10}", "rx"), (f"{texts[1]:>11}", "tx")]
 
     def where(self) -> list[Part]:
         """Which job."""
@@ -199,9 +217,13 @@ class JobScreen(Watching):
             self.app.push_screen(NodeScreen(self.session, self._job.info, name))
 
     def document(self) -> dict[str, Any]:
-        """The job and its nodes."""
+        """The job, how its nodes compare, and they in the order in which they are seen."""
+        summed, compared = self._job.sum, spread(self._members)
         return {
             "job": asdict(self._job.info),
+            "sum": summed.document(),
+            "median": {"rates": compared.rates._asdict(), "counted": compared.counted._asdict()},
+            "slowest": compared.slowest.node if compared.slowest else None,
             "nodes": [
                 {
                     "node": node.node,
@@ -210,9 +232,12 @@ class JobScreen(Watching):
                     "rates": node.rates._asdict(),
                     "counted": node.counted._asdict(),
                     "speed": node.speed,
-                    "address": node.address,
+                    "interfaces": [
+                        {"device": at.device, "kind": at.kind, "name": at.name, "addresses": at.addresses}
+                        for at in (node.sample.interfaces if node.sample else ())
+                    ],
                 }
-                for each in self._folds()
+                for each in self._seen()
                 for node in each.nodes
             ],
         }

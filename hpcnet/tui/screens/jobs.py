@@ -12,12 +12,12 @@ from textual.binding import BindingType
 
 from hpcnet.tui import figures
 from hpcnet.tui.picture import JobView
-from hpcnet.tui.rows import JOB_ORDER, job_columns, job_row
+from hpcnet.tui.rows import JOB_ORDER, at_least, job_columns, job_row, lacks
 from hpcnet.tui.screens import cleanup
 from hpcnet.tui.screens.watching import Watching
 from hpcnet.tui.session import Session
 from hpcnet.tui.view import Order, matches
-from hpcnet.tui.widgets.facts import Part
+from hpcnet.tui.widgets.facts import Facts, Part, pair
 from hpcnet.tui.widgets.table.table import Row, Table
 
 
@@ -33,12 +33,13 @@ class JobsScreen(Watching):
         self._jobs: list[JobView] = []
 
     def content(self) -> ComposeResult:
-        """The table."""
+        """The table, and what it has no room for."""
         yield Table(job_columns(self.session.view), id="jobs")
+        yield Facts(id="row")
 
     def load(self) -> None:
         """All jobs, whether they are shown or not."""
-        self._jobs = self.session.feed.jobs()
+        self._jobs = self.session.seen.jobs()
 
     def _shown(self) -> list[JobView]:
         assert self.order is not None
@@ -73,6 +74,13 @@ class JobsScreen(Watching):
 
         assert self.order is not None
         table.show(list(jobs), row, (self.order.column, self.order.down))
+        chosen = jobs.get(table.key or "")
+        rest = table.left_out(job_row(chosen, view, 0, self.now)) if chosen else []
+        self.query_one("#row", Facts).show([pair("job", chosen.info.label) + rest] if chosen and rest else [])
+
+    @on(Table.Moved)
+    def _moved(self) -> None:
+        self.paint()
 
     def _nothing(self) -> str:
         if self._jobs:
@@ -84,15 +92,16 @@ class JobsScreen(Watching):
 
     def where(self) -> list[Part]:
         """How many there are, and what they move together."""
-        shown = self._shown()
-        numbers = [self.session.view.values(job.sum.rates, job.sum.counted) for job in shown]
-        unit = self.session.view.unit
+        shown, view = self._shown(), self.session.view
+        numbers = [view.values(job.sum.rates, job.sum.counted) for job in shown]
+        unit, sign = view.unit, at_least(view, any(lacks(job.sum, view) for job in shown))
         parts = [("hpcnet ", "title"), (f" {len(shown)} job{'' if len(shown) == 1 else 's'}", "")]
-        if self.session.view.mine:
+        if view.mine:
             parts.append((" of mine", ""))
         for name, column in zip(("rx", "tx"), zip(*numbers)):
             known = [value for value in column if value is not None]
-            parts.append((f"  {name} {figures.quantity(sum(known) if known else None)}{unit}", "muted"))
+            text = sign + figures.quantity(sum(known)) if known else figures.UNKNOWN
+            parts.append((f"  {name} {text}{unit}", "muted"))
         return parts
 
     def action_cleanup(self) -> None:
@@ -105,7 +114,7 @@ class JobsScreen(Watching):
     def _open(self, event: Table.Chosen) -> None:
         from hpcnet.tui.screens.job import JobScreen
 
-        job = self.session.feed.job(int(event.key))
+        job = self.session.seen.job(int(event.key))
         if job is not None:
             self.app.push_screen(JobScreen(self.session, job))
 
@@ -115,10 +124,7 @@ class JobsScreen(Watching):
             "jobs": [
                 {
                     **asdict(job.info),
-                    "rates": job.sum.rates._asdict(),
-                    "counted": job.sum.counted._asdict(),
-                    "partial": job.sum.partial,
-                    "speed": job.sum.speed,
+                    **job.sum.document(),
                     "silent": list(job.silent),
                     "problem": job.problem,
                 }

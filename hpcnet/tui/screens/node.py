@@ -15,7 +15,7 @@ from hpcnet.counters import wire
 from hpcnet.counters.model import NEIGHBOUR_STATES, Interface, JobInfo
 from hpcnet.counters.rates import UNKNOWN, Rates
 from hpcnet.tui import figures
-from hpcnet.tui.picture import NodeView
+from hpcnet.tui.picture import NodeView, times
 from hpcnet.tui.rows import counter_lines, interface_columns, interface_row
 from hpcnet.tui.screens.watching import Watching
 from hpcnet.tui.session import Session
@@ -50,9 +50,9 @@ class NodeScreen(Watching):
 
     def load(self) -> None:
         """The node as it is; of a job that has ended, as it was."""
-        self._node = self.session.feed.node(self._job.job_id, self._host) or self._node
+        self._node = self.session.seen.node(self._job.job_id, self._host) or self._node
         self._histories = {
-            each.key: self.session.feed.interface_history(self._job.job_id, self._host, each.key)
+            each.key: self.session.seen.interface_history(self._job.job_id, self._host, each.key)
             for each in self._interfaces()
         }
 
@@ -86,13 +86,20 @@ class NodeScreen(Watching):
 
     def _draw_one(self, each: Interface | None) -> None:
         view, node = self.session.view, self._node
+        one, counters, plot = (
+            self.query_one("#one", Facts),
+            self.query_one("#counters", Facts),
+            self.query_one(Plot),
+        )
+        plot.display = each is not None
         if each is None or node is None:
+            one.show([])
+            counters.show([])
             return
-        self.query_one("#one", Facts).show(list(self._of_interface(each)))
-        self.query_one("#counters", Facts).show(list(self._counters(each)))
-        rx, tx = view.series(self._histories.get(each.key, ()))
-        ceiling = view.ceiling(each.speed or node.speed)
-        self.query_one(Plot).show(rx, tx, ceiling, view.rate_unit, self.session.feed.interval)
+        one.show(list(self._of_interface(each)))
+        counters.show(list(self._counters(each)))
+        history = self._histories.get(each.key, ())
+        plot.show(*view.series(history), view.ceiling(each.speed or node.speed), view.rate_unit, times(history))
 
     @on(Table.Moved)
     def _moved(self) -> None:

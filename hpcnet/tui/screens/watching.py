@@ -94,8 +94,7 @@ class Watching(Screen[None]):
 
     def on_screen_resume(self) -> None:
         """Back from another screen."""
-        if not self.session.view.frozen:
-            self.reload()
+        self.reload()
 
     def on_resize(self) -> None:
         """Another layout may fit."""
@@ -109,7 +108,7 @@ class Watching(Screen[None]):
 
     def reload(self) -> None:
         """Read and show."""
-        self.now = self.session.feed.clock()
+        self.now = self.session.seen.clock()
         self.load()
         self.paint()
 
@@ -130,8 +129,8 @@ class Watching(Screen[None]):
             yield f"/{self.words}  ", "notice"
         if session.recording:
             yield "recording  ", "notice"
-        if session.view.frozen:
-            yield f"frozen {figures.duration(feed.clock() - session.frozen_at)}  ", "notice"
+        if session.still is not None:
+            yield f"frozen {figures.duration(feed.clock() - session.still.clock())}  ", "notice"
         if feed.problem:
             yield "no answer from Slurm  ", "notice"
         if session.what:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys that do something on this screen, in as many lines as they need: Textual's footer cuts them off."""
+"""The keys that do something on this screen, in as many lines as they need: Textual's footer cuts them off. Those
+that are not needed to get along (``show=False``, with a tooltip) stand behind them where there is room.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,13 @@ class KeyLine(Widget):
     def _changed(self, screen: Screen[object]) -> None:
         self.refresh(layout=True)
 
-    def _words(self) -> list[list[Binding]]:
-        """The bindings that are shown, those of one group together, each action once."""
-        shown = [
-            each.binding for each in self.screen.active_bindings.values() if each.enabled and each.binding.show
-        ]
+    def _words(self, spare: bool) -> list[list[Binding]]:
+        """The bindings, those of one group together, each action once."""
+        active = [each.binding for each in self.screen.active_bindings.values() if each.enabled]
+        shown = [each for each in active if each.show]
+        if spare:
+            told = {each.action for each in shown}
+            shown = [each for each in active if each.tooltip and not each.show and each.action not in told]
         once = list({binding.action: binding for binding in reversed(shown)}.values())[::-1]
         words: dict[object, list[Binding]] = {}
         for binding in once:
@@ -43,13 +47,17 @@ class KeyLine(Widget):
     def _lines_of(self, width: int) -> list[list[list[Binding]]]:
         lines: list[list[list[Binding]]] = [[]]
         used = 0
-        for word in self._words():
-            length = len(self._keys(word)) + 1 + len(_what(word))
-            if used and used + 2 + length > width:
-                lines.append([])
-                used = 0
-            lines[-1].append(word)
-            used += length + (2 if used else 0)
+        short = self.app.size.height < 32
+        for spare in (False, True):
+            for word in self._words(spare):
+                length = len(self._keys(word)) + 1 + len(_what(word))
+                if used and used + 2 + length > width:
+                    if spare and short:
+                        break
+                    lines.append([])
+                    used = 0
+                lines[-1].append(word)
+                used += length + (2 if used else 0)
         return lines
 
     def _keys(self, word: list[Binding]) -> str:

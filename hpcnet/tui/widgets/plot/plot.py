@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -31,13 +32,15 @@ class Plot(Widget):
         self._rx: Series = ()
         self._tx: Series = ()
         self._ceiling: float | None = None
-        self._interval = 1.0
+        self._times: Sequence[float] = ()
         self._unit = ""
         self._seen: list[_Line] = []  # what the terminal has
 
-    def show(self, rx: Series, tx: Series, ceiling: float | None, unit: str, interval: float) -> None:
-        """Draw this. ``ceiling`` is the link's rate; None: it is not known, the largest value stands for it."""
-        self._rx, self._tx, self._ceiling, self._unit, self._interval = rx, tx, ceiling, unit, interval
+    def show(self, rx: Series, tx: Series, ceiling: float | None, unit: str, times: Sequence[float]) -> None:
+        """Draw this. ``ceiling`` is the link's rate; None: it is not known, the largest value stands for it.
+        ``times`` of the points, in seconds: the interval between them may have been another one.
+        """
+        self._rx, self._tx, self._ceiling, self._unit, self._times = rx, tx, ceiling, unit, times
         if self._drawing() != self._seen:
             self.refresh()
 
@@ -64,9 +67,12 @@ class Plot(Widget):
         ]
 
     def _rule(self, width: int) -> str:
-        """The axis: how long ago it begins, and now."""
-        past = f"-{duration(width * self._interval)}"
-        return f"{past} {('-' if self._ascii else '─') * max(0, width - len(past) - 5)} now"[:width]
+        """The axis: how long ago the oldest point is, where it is, and now."""
+        line, shown = "-" if self._ascii else "─", self._times[-width:]
+        past = f"-{duration(shown[-1] - shown[0])} " if len(shown) > 1 else ""
+        before = min(width - len(shown), max(0, width - len(past) - 4))
+        rule = (line * (before - 1) + " " if before else "") + past
+        return f"{rule}{line * max(0, width - len(rule) - 4)} now"[:width]
 
     def render_line(self, y: int) -> Strip:
         """One line of the widget."""

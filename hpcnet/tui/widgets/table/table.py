@@ -7,7 +7,7 @@ Textual's DataTable keeps its cursor by line, and builds all of its rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Callable, ClassVar, Optional
 
@@ -21,6 +21,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from hpcnet.tui.widgets.facts import Part, pair
 from hpcnet.tui.widgets.table.columns import GAP, Column, fit
 
 _COLOURED = ("rx", "tx", "bad", "warning", "good")
@@ -157,6 +158,15 @@ class Table(ScrollView, can_focus=True):
 
     def _fit(self) -> list[tuple[int, int]]:
         return fit(self.columns, self.size.width - 2)
+
+    def left_out(self, row: Row, told: Collection[str] = ()) -> list[Part]:
+        """Of a row, what stands in the columns that have no room; but not what is ``told`` already."""
+        shown = {index for index, _ in self._fit()}
+        shown.update(index for index, column in enumerate(self.columns) if column.name in told)
+        rest = [
+            (column.title.lower(), row.cells[at][0]) for at, column in enumerate(self.columns) if at not in shown
+        ]
+        return [part for name, value in rest if value for part in pair(name, value)]
 
     def _line(self, y: int, fitted: list[tuple[int, int]], widths: dict[str, int]) -> _Line:
         if y == 0:
