@@ -31,8 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With ``--dist=loadgroup``: the lab's tests, most of whose time is waiting for Slurm, beside all others."""
     for item in items:
-        group = "cluster" if item.get_closest_marker("cluster") else "others"
-        item.add_marker(pytest.mark.xdist_group(group))
+        if not item.get_closest_marker("xdist_group"):
+            group = "cluster" if item.get_closest_marker("cluster") else "others"
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(wrapper=True)
