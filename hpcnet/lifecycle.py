@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from hpcnet import fabric, jobfiles, journal, names, nodelist, phases, record, resolver, slots
+from hpcnet import admission, fabric, jobfiles, journal, names, nodelist, phases, record, resolver, slots
 from hpcnet.config import Site
 from hpcnet.errors import HpcnetError, NodeError, SiteError
 from hpcnet.frozen import replace
@@ -200,7 +200,7 @@ def _namespace(wanted: Plan, site: Site) -> None:
 
 
 def _filter(wanted: Plan, site: Site) -> None:
-    packet_filter.admit(site, wanted.lease.vni, wanted.vteps)
+    admission.admit(wanted, site)
 
 
 def _devices(wanted: Plan, site: Site) -> None:
@@ -282,18 +282,20 @@ def remove(job_id: int, site: Site) -> list[str]:
         return _remove(job_id, site)
 
 
-def reap(job_id: int, site: Site, seconds: float, unchanged: Callable[[], bool]) -> list[str] | None:
+def reap(
+    job_id: int, site: Site, seconds: float, unchanged: Callable[[], bool], ask_docker: bool | None
+) -> list[str] | None:
     """Remove a dead job's network as :func:`remove` does; None: it is not as it was judged, and stays.
 
-    ``unchanged`` is asked under the job's lock. Raises NodeError; BlockingIOError when a Prolog or Epilog of the
-    job does not give the lock back within ``seconds``.
+    ``unchanged`` is asked under the job's lock; ``ask_docker``: whether dockerd is, None: as the journal says.
+    Raises NodeError; BlockingIOError when a Prolog or Epilog of the job does not give the lock back within
+    ``seconds``.
     """
     with journal.locked(job_id, seconds=seconds):
-        return _remove(job_id, site, site.offer.docker) if unchanged() else None
+        return _remove(job_id, site, ask_docker) if unchanged() else None
 
 
-def _remove(job_id: int, site: Site, ask_docker: bool = False) -> list[str]:
-    """``ask_docker``: also when nothing here says that the job has a Docker network."""
+def _remove(job_id: int, site: Site, ask_docker: bool | None = None) -> list[str]:
     journal.withdraw(job_id)
     with journal.locked(job_id, journal.ATTACHMENTS):
         pass  # who found the network complete has made its interface, and nobody finds it so any more
@@ -302,7 +304,7 @@ def _remove(job_id: int, site: Site, ask_docker: bool = False) -> list[str]:
     if foreign and entry is None:
         journal.erase(job_id)
         return [f"namespace {names.netns(job_id)} holds {', '.join(foreign)}, which hpcnet did not make; it stays"]
-    vni, lease = _held_vni(job_id, entry), _readable_lease(entry)
+    vni, lease = admission.held_vni(job_id, entry), _readable_lease(entry)
     phases.passed("journal")
     interior.remove_devices(job_id, attached=vni is None and bool(slots.taken(job_id)))
     phases.passed("devices")
@@ -312,7 +314,7 @@ def _remove(job_id: int, site: Site, ask_docker: bool = False) -> list[str]:
     left = []
     try:
         if vni is not None:
-            packet_filter.expel(vni, entry.vteps if entry and entry.vni == vni else None)
+            admission.expel(vni, entry.vteps if entry and entry.vni == vni else None, job_id)
     except (NodeError, OSError) as error:
         left.append(f"packets of VNI {vni} are still let in, to no device: {error}; hpcnet cleanup removes them")
     phases.passed("filter")
@@ -327,7 +329,9 @@ def _remove(job_id: int, site: Site, ask_docker: bool = False) -> list[str]:
     # Last, since dockerd may hang; also where it made the network after its Prolog had given up waiting.
     # What is left in it is found by its label.
     dockers = []
-    if ask_docker or journal.docker(job_id) or (lease and lease.docker):
+    if ask_docker is None:
+        ask_docker = bool(journal.docker(job_id) or (lease and lease.docker))
+    if ask_docker:
         dockers = _remove_docker(job_id, site)
     phases.passed("docker")
     try:
@@ -336,14 +340,6 @@ def _remove(job_id: int, site: Site, ask_docker: bool = False) -> list[str]:
     except OSError as error:
         left.append(f"{names.job_dir(job_id)} is left: {error.strerror}; hpcnet cleanup removes it")
     return left + dockers
-
-
-def _held_vni(job_id: int, entry: Entry | None) -> int | None:
-    """The VNI that is this job's here. A VNI that a Prolog could not get is another job's, as are its elements."""
-    vni = segment.find_vni(job_id)
-    if vni is None and entry and "devices" in journal.steps(job_id):
-        return entry.vni or None  # mode=direct has none
-    return vni
 
 
 def _readable_lease(entry: Entry | None) -> Lease | None:
@@ -385,8 +381,7 @@ def load_filter(site: Site) -> str:
     for job_id in journal.jobs():
         entry = journal.read(job_id)
         if entry and entry.boot_id == boot_id():
-            if entry.vni:
-                packet_filter.admit(site, entry.vni, entry.vteps)
+            admission.renew(entry, site)
             with contextlib.suppress(HpcnetError):  # one that this version cannot read keeps none from the others
                 _admit_out(plan_of(entry, site), site)
     if "vxlan" in site.offer.modes:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Any
 
-from hpcnet import journal, lifecycle, remains
+from hpcnet import admission, lifecycle, remains
 from hpcnet.config import Site
 from hpcnet.errors import HpcnetError
 from hpcnet.kernel import filter as packet_filter
@@ -126,8 +126,10 @@ class Report:
     networks: list[Network] = field(default_factory=list)
     entries: dict[int, list[str]] = field(default_factory=dict)
     """Of the packet filter, by VNI: peers of no network here."""
-    problem: str = ""
-    """Why the packet filter or dockerd could not be looked at."""
+    filter_problem: str = ""
+    """Why the packet filter could not be looked at, or entries of it not be removed."""
+    docker_problem: str = ""
+    """Why dockerd did not tell what networks it has of jobs: those without a journal are not seen then."""
 
     @property
     def unknown(self) -> bool:
@@ -138,7 +140,8 @@ class Report:
     def left(self) -> bool:
         """Whether anything of a dead job is still here."""
         undone = any(network.done in ("failed", "found") for network in self.networks)
-        return undone or bool(self.problem) or (self.dry_run and bool(self.entries))
+        blind = bool(self.filter_problem or self.docker_problem)
+        return undone or blind or (self.dry_run and bool(self.entries))
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
@@ -152,29 +155,36 @@ class Report:
             for network in self.networks
         ]
         entries = [{"vni": vni, "peers": peers} for vni, peers in self.entries.items()]
-        return {"dry_run": self.dry_run, "networks": networks, "filter": entries, "problem": self.problem or None}
+        return {
+            "dry_run": self.dry_run,
+            "networks": networks,
+            "filter": entries,
+            "filter_problem": self.filter_problem or None,
+            "docker_problem": self.docker_problem or None,
+        }
 
 
 def run(site: Site, terms: Terms, dry_run: bool) -> Report:
     """Look at this node, ask Slurm where that decides, and remove what is dead."""
     report = Report(dry_run)
     seen = {} if terms.boot else _filter_entries(report, site)  # first, see remains.unclaimed
-    here = remains.found(_docker_networks(report, site))
+    dockers = {} if terms.boot else _docker_networks(report, site)
+    here = remains.found(dockers)
     wanted = [left for left in here if terms.job in (0, left.job_id)]
     known = _ask(wanted, terms)
     for left in wanted:
         network = Network(left, decide(left, known, terms))
         if network.verdict.kind == DEAD:
-            network = replace(network, done="found") if dry_run else _removed(network, site)
+            network = replace(network, done="found") if dry_run else _removed(network, site, dockers, terms)
         report.networks.append(network)
     gone = {network.left for network in report.networks if network.done == "removed"}
     entries = remains.unclaimed(seen, (left for left in here if left not in gone))
     if terms.job:
         entries = {vni: entries[vni] for left in gone for vni in left.vnis if vni in entries}
     try:
-        _expel(report, entries, site)
+        _expel(report, entries)
     except (HpcnetError, OSError) as error:
-        report.problem = str(error)
+        report.filter_problem = str(error)
     return report
 
 
@@ -184,23 +194,18 @@ def _filter_entries(report: Report, site: Site) -> dict[int, set[IPv4Address]]:
     try:
         return packet_filter.elements()
     except HpcnetError as error:
-        report.problem = str(error)
+        report.filter_problem = str(error)
         return {}
 
 
-def _docker_networks(report: Report, site: Site) -> Mapping[int, docker.Network]:
-    try:
-        return _docker(site)
-    except HpcnetError as error:
-        report.problem = str(error)
-        return {}
-
-
-def _docker(site: Site) -> Mapping[int, docker.Network]:
-    """Raises NodeError."""
+def _docker_networks(report: Report, site: Site) -> remains.Networks:
     if not site.offer.docker:
         return {}
-    return docker.by_job(Engine(site.docker.socket, site.docker.deadline))
+    try:
+        return docker.by_job(Engine(site.docker.socket, site.docker.deadline))
+    except HpcnetError as error:
+        report.docker_problem = str(error)
+        return {}
 
 
 def _ask(wanted: list[Remains], terms: Terms) -> Known:
@@ -216,10 +221,15 @@ def _ask(wanted: list[Remains], terms: Terms) -> Known:
         return replace(known, silence=str(error))
 
 
-def _removed(network: Network, site: Site) -> Network:
+def _removed(network: Network, site: Site, dockers: remains.Networks, terms: Terms) -> Network:
+    """dockerd is not asked again whether it has changed: a Prolog that built since shows in the kernel and the
+    journal, and a dockerd that does not answer must keep nothing else."""
     left = network.left
+    asks = False if terms.boot else (left.job_id in dockers or None)
     try:
-        complaints = lifecycle.reap(left.job_id, site, LOCK_SECONDS, lambda: _again(left, site) == left)
+        complaints = lifecycle.reap(
+            left.job_id, site, LOCK_SECONDS, lambda: remains.of_job(left.job_id, dockers) == left, asks
+        )
     except BlockingIOError:
         busy = Verdict(LIVE, f"its Prolog or Epilog is at work, for {LOCK_SECONDS:g} s already")
         return replace(network, verdict=busy)
@@ -230,25 +240,10 @@ def _removed(network: Network, site: Site) -> Network:
     return replace(network, done="failed" if complaints else "removed", complaints=tuple(complaints))
 
 
-def _again(left: Remains, site: Site) -> Remains | None:
-    return remains.of_job(left.job_id, _docker(site))
-
-
-def _expel(report: Report, found: Mapping[int, set[IPv4Address]], site: Site) -> None:
+def _expel(report: Report, found: Mapping[int, set[IPv4Address]]) -> None:
     left = packet_filter.elements() if found else {}  # most went with their network
     for vni in sorted(found.keys() & left.keys()):
         peers = found[vni] & left[vni]
         report.entries[vni] = [str(peer) for peer in sorted(peers)]
         if not report.dry_run:
-            packet_filter.expel(vni, peers)
-            _admit_again(vni, site)
-
-
-def _admit_again(vni: int, site: Site) -> None:
-    """Of a job that got this VNI since: its journal stood before its entries did, so it is seen here."""
-    for job_id in journal.jobs():
-        entry = journal.read(job_id)
-        if entry and entry.vni == vni:
-            with journal.locked(job_id):
-                if journal.read(job_id) == entry:
-                    packet_filter.admit(site, vni, entry.vteps)
+            admission.expel(vni, peers)

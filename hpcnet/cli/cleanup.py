@@ -57,8 +57,10 @@ def lines(document: Mapping[str, Any]) -> list[str]:
         done = "would be removed" if dry_run else "removed"
         peers = ", ".join(entry["peers"])
         found.append(f"packet filter: VNI {entry['vni']} from {peers} {done}: no network here has it")
-    if document["problem"]:
-        found.append(f"packet filter: {document['problem']}")
+    if document["filter_problem"]:
+        found.append(f"packet filter: {document['filter_problem']}")
+    if document["docker_problem"]:
+        found.append(f"Docker: {document['docker_problem']}")
     for lease in (document["leases"] or {}).get("leases", ()):
         found.append(f"lease {lease['serial']} of job {lease['job']}: {lease['verdict']}")
     if (document["leases"] or {}).get("silence"):
@@ -174,7 +176,7 @@ def _tell_store(site: Site, waiting: Mapping[str, set[int]], answers: Mapping[st
         freed = 0
         for node, serials in waiting.items():
             answer = answers.get(node, {"error": "not asked"})
-            if "error" in answer or answer["problem"]:
+            if "error" in answer or answer["filter_problem"] or answer["docker_problem"]:
                 continue
             here = [network for network in answer["networks"] if network["done"] != "removed"]
             gone = {serial for serial in serials if not any(_has(network, serial, job_of) for network in here)}

@@ -43,8 +43,7 @@ def judge_remains(report: Report) -> list[Finding]:
     for vni, peers in report.entries.items():
         what = f"the packet filter lets in VNI {vni} from {len(peers)} peers, and no network here has it"
         found.append(warn(what, "hpcnet cleanup"))
-    if report.problem:
-        found.append(raised(SiteError(report.problem)))
+    found += [raised(SiteError(why)) for why in (report.filter_problem, report.docker_problem) if why]
     live = sum(network.verdict.kind == reap.LIVE for network in report.networks)
     young = sum(network.verdict.kind == reap.YOUNG for network in report.networks)
     return found or [ok(f"nothing of a dead job; {live} of live ones, {young} too young to tell")]

@@ -11,7 +11,7 @@ is taken only from an address that is a peer of that job, an element of one set.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address
 
 from hpcnet.config import Site
@@ -79,10 +79,16 @@ def admit(site: Site, vni: int, vteps: Iterable[IPv4Address]) -> None:
         nft.apply(ruleset(site) + elements)
 
 
-def expel(vni: int, vteps: Iterable[IPv4Address] | None = None) -> None:
-    """Take nothing of this VNI any more; ``vteps`` None: whatever the set holds of it. Gone already is fine."""
-    if vteps is None or nft.apply(_elements("delete", vni, vteps), may_miss=True):
-        known = sorted(admitted(vni))
+def expel(
+    vni: int, vteps: Iterable[IPv4Address] | None = None, keep: Collection[IPv4Address] = frozenset()
+) -> None:
+    """Take nothing of this VNI any more, but from ``keep``. Gone already is fine. Raises NodeError.
+
+    ``vteps``: what the set is known to hold of it; None, or where it does not: it is read.
+    """
+    named = None if vteps is None else [address for address in vteps if address not in keep]
+    if named is None or nft.apply(_elements("delete", vni, named), may_miss=True):
+        known = sorted(admitted(vni).difference(keep))
         nft.apply(_elements("delete", vni, known), may_miss=True)
 
 
