@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Callable
 
-from hpcnet import config, phases, record
+from hpcnet import config, names, phases, record
 from hpcnet.config import Site
 from hpcnet.errors import HpcnetError, NodeError, SiteError, UserError
 from hpcnet.frozen import frozen
@@ -29,6 +29,7 @@ Log = Callable[[str], None]
 """Takes a line about other jobs' leases or the store, beside the one about the hook's own job."""
 
 _ROLLBACK = 15  # seconds that cleaning up may take beyond the deadline; a Prolog tries it twice
+_READ_SECONDS = 10  # for an hpcnet.toml that hangs, before it could say what the deadline is
 _LOG_SECONDS = 2  # for a syslog or a file that hangs: what was done counts, not what is said of it
 
 
@@ -40,8 +41,11 @@ def main(hook: str) -> int:
     started = time.monotonic()
     broken: HpcnetError | None = None
     try:
-        site = config.load()
-    except SiteError as error:
+        with _deadline(
+            _READ_SECONDS, f"{names.CONFIG_FILE}: not read after {_READ_SECONDS} seconds; does it hang?"
+        ):
+            site = config.load()
+    except (SiteError, NodeError) as error:
         site, broken = Site(), error
     phases.passed("configuration")
     lines: list[str] = []
@@ -51,7 +55,7 @@ def main(hook: str) -> int:
         with _deadline(site.hooks.deadline + (site.pool.wait if hook == "prolog-slurmctld" else 0)):
             done = _HOOKS[hook](job, site, broken, lines.append)
     except HpcnetError as error:
-        done = _Done([str(error)], code=int(hook == "epilog"))
+        done = _Done([str(error)], code=int(hook == "epilog"), amiss=True)
     except Exception as error:
         # nothing that reaches here is foreseen; a line, not a traceback, and the node is not trusted
         text = f"internal error, please report: {type(error).__name__}: {error}"
@@ -60,7 +64,7 @@ def main(hook: str) -> int:
     ended = f"serial {serial or 'none'}, done in {(time.monotonic() - started) * 1000:.0f} ms, exit {done.code}"
     profile = [f"ms by phase (of the processor): {phases.summary()}"] if phases.summary() else []
     lines.append(f"{f'job {job.id}: ' if job else ''}{'; '.join((*done.words, *profile, ended))}")
-    _say(hook, lines, site.hooks.log)
+    _say(hook, lines, done, site.hooks.log)
     return done.code
 
 
@@ -72,6 +76,8 @@ class _Done:
     code: int = 0
     serial: int = 0
     """Of the lease it is about; 0: the one on the record."""
+    amiss: bool = False
+    """Whether somebody should read it, though the exit code be 0."""
 
 
 def _serial(record_text: str) -> int:
@@ -93,7 +99,7 @@ def _prolog(job: Job, site: Site, broken: HpcnetError | None, log: Log) -> _Done
             lifecycle.build(job, site)
         except (UserError, SiteError) as error:
             lifecycle.refuse(job.id, str(error), site)
-            return _Done([f"refused: {error}"])
+            return _Done([f"refused: {error}"], amiss=True)
     except NodeError as error:
         # also a refusal that cannot be recorded: without one the job would start in the host's network
         return _Done([str(error)], code=1)
@@ -103,7 +109,7 @@ def _prolog(job: Job, site: Site, broken: HpcnetError | None, log: Log) -> _Done
 def _epilog(job: Job, site: Site, broken: HpcnetError | None, log: Log) -> _Done:
     from hpcnet import journal, lifecycle
 
-    words: list[str] = []
+    words = [str(broken)] if broken else []
     serial = 0
     try:
         from hpcnet.counters import account
@@ -119,7 +125,7 @@ def _epilog(job: Job, site: Site, broken: HpcnetError | None, log: Log) -> _Done
         complaints = lifecycle.remove(job.id, site)
     except (NodeError, OSError) as error:
         return _Done([f"its network may still carry traffic: {error}", *words], code=1, serial=serial)
-    return _Done(["removed", *complaints, *words], serial=serial)
+    return _Done(["removed", *complaints, *words], serial=serial, amiss=bool(complaints or broken))
 
 
 def _prolog_slurmctld(job: Job, site: Site, broken: HpcnetError | None, log: Log) -> _Done:
@@ -127,9 +133,9 @@ def _prolog_slurmctld(job: Job, site: Site, broken: HpcnetError | None, log: Log
 
     phases.passed("imports")
     if broken:
-        return _Done([allocation.refuse(job, str(broken))])
+        return _Done([allocation.refuse(job, str(broken))], amiss=True)
     words, serial = allocation.prolog_slurmctld(job, site, log)
-    return _Done([words], serial=serial)
+    return _Done([words], serial=serial, amiss=words.startswith("refused"))
 
 
 def _epilog_slurmctld(job: Job, site: Site, broken: HpcnetError | None, log: Log) -> _Done:
@@ -149,14 +155,14 @@ _HOOKS = {
 
 
 @contextlib.contextmanager
-def _deadline(seconds: int) -> Iterator[None]:
+def _deadline(seconds: int, late: str = "") -> Iterator[None]:
     """Raise NodeError in the block after so many seconds, and let its clean-up have a bounded time more."""
 
-    def late(signum: int, frame: FrameType | None) -> None:
+    def ring(signum: int, frame: FrameType | None) -> None:
         signal.alarm(_ROLLBACK)
-        raise NodeError(f"not finished after {seconds} seconds ([hooks] deadline)")
+        raise NodeError(late or f"not finished after {seconds} seconds ([hooks] deadline)")
 
-    signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGALRM, ring)
     signal.alarm(seconds)
     try:
         yield
@@ -164,18 +170,17 @@ def _deadline(seconds: int) -> Iterator[None]:
         signal.alarm(0)
 
 
-def _say(hook: str, lines: Sequence[str], target: str) -> None:
-    """To syslog or a file, and to stderr, which slurmd keeps of a hook that fails."""
+def _say(hook: str, lines: Sequence[str], done: _Done, target: str) -> None:
+    """To syslog or a file, and to stderr, which slurmd keeps of a hook that fails. ``done``: of the last line."""
     said = [f"{hook}: {_plain(line)}" for line in lines]
     with contextlib.suppress(OSError):  # not by sys.stderr: what that cannot write makes Python itself exit 120
         os.write(2, "".join(f"hpcnet {line}\n" for line in said).encode())
     with contextlib.suppress(OSError, NodeError), _deadline(_LOG_SECONDS):
         if target == "syslog":
-            import syslog
+            from hpcnet.cli import syslog
 
-            syslog.openlog("hpcnet", syslog.LOG_PID, syslog.LOG_DAEMON)
-            for line in said:
-                syslog.syslog(syslog.LOG_INFO, line)
+            severity = syslog.ERR if done.code else syslog.WARNING if done.amiss else syslog.INFO
+            syslog.send([*((syslog.INFO, line) for line in said[:-1]), (severity, said[-1])], _LOG_SECONDS)
         else:
             now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
             _append(target, "".join(f"{now} hpcnet {line}\n" for line in said))

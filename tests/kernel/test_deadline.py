@@ -53,6 +53,28 @@ def test_a_peers_file_that_hangs_ends_at_the_deadline(hosts: list[Host]) -> None
     assert hosts[0].state() == before
 
 
+HANGS = "/etc/hpcnet/hpcnet.toml: not read after 10 seconds; does it hang?"
+
+
+def test_an_hpcnet_toml_that_hangs_is_the_nodes_fault_and_keeps_no_network(hosts: list[Host]) -> None:
+    """Slurm itself would wait for ever, where PrologEpilogTimeout is not set."""
+    host = hosts[0]
+    before = host.state()
+    built([host], ENVIRONMENT)
+    host.run("sh", "-c", "rm /etc/hpcnet/hpcnet.toml; mkfifo /etc/hpcnet/hpcnet.toml")
+    other = {**ENVIRONMENT, "SLURM_JOB_ID": "18"}
+    try:
+        hooks = [("epilog", ENVIRONMENT), ("prolog", other), ("prolog-slurmctld", other)]
+        removed, failed, refused = map(ended, [host.start_hook(*hook) for hook in hooks])
+        assert host.state() == before
+    finally:
+        host.run("rm", "-f", "/etc/hpcnet/hpcnet.toml")
+    assert (removed[0], failed[0], refused[0]) == (0, 1, 0)
+    assert f"job 17: removed; {HANGS}; " in removed[1]
+    assert f"job 18: {HANGS}; " in failed[1]
+    assert f"job 18: refused: {HANGS}; " in refused[1]
+
+
 def test_a_prolog_that_is_late_takes_back_what_it_built(hosts: list[Host], slow_nft: SlowNft) -> None:
     hosts[0].configure(deadline=1)
     before = hosts[0].state()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hpcnet import config, journal, lifecycle
-from hpcnet.cli import hooks
+from hpcnet.cli import hooks, syslog
 from hpcnet.config import Hooks, Site
 from hpcnet.errors import HpcnetError, NodeError, SiteError, UserError
 from hpcnet.slurm.environment import job_from_environment
@@ -82,15 +83,29 @@ def test_what_a_user_got_into_a_reason_forges_no_line_and_no_terminal_command(
     assert capfd.readouterr().err.rstrip("\n").isprintable()
 
 
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
 def test_syslog_has_the_same_line_and_nothing_a_user_wrote_is_a_format(
-    log: Path, monkeypatch: pytest.MonkeyPatch
+    log: Path, monkeypatch: pytest.MonkeyPatch, kind: int
 ) -> None:
-    said: list[tuple[int, str]] = []
-    monkeypatch.setattr("syslog.syslog", lambda priority, text: said.append((priority, text)))
+    """By datagrams, or by the stream that some daemons have."""
     monkeypatch.setattr(config, "load", lambda: Site(hooks=Hooks(log="syslog")))
-    fails(monkeypatch, "prolog", SiteError(f"{NASTY} %s"))
-    [(_, line)] = said
-    assert re.fullmatch(r"prolog: job 17: a b .* %s; serial none, done in \d+ ms, exit 0", line)
+    monkeypatch.setattr(syslog, "_SOCKET", str(log))
+    with socket.socket(socket.AF_UNIX, kind) as daemon:
+        daemon.bind(str(log))
+        if kind == socket.SOCK_STREAM:
+            daemon.listen()
+        fails(monkeypatch, "prolog", SiteError(f"{NASTY} %s"))
+        if kind == socket.SOCK_STREAM:
+            connection, _ = daemon.accept()
+            with connection:
+                said = connection.recv(4096).decode()
+            assert said[-1] == "\0"
+        else:
+            said = daemon.recv(4096).decode()
+    line = (
+        r"<28>\w{3} [ \d]\d [\d:]{8} hpcnet\[\d+\]: prolog: job 17: a b .* %s; serial none, done in \d+ ms, exit 0"
+    )
+    assert re.fullmatch(line, said.rstrip("\0"))
 
 
 @pytest.mark.parametrize("hook", CODES)
