@@ -22,7 +22,7 @@ PATIENCE = 2.0
 """So many intervals without a sample make a node silent."""
 
 GRACE = 10.0
-"""Seconds that a node has at least for its first sample: its sampler must be started."""
+"""Seconds that a node has at least for its first sample, and for one at another pace: its sampler must be started."""
 
 
 @dataclass
@@ -32,20 +32,41 @@ class _Node:
     latest: NodeSample | None = None
     older: NodeSample | None = None
     """The one before."""
+    excused: float = 0.0
+    """Until then it may say nothing, whatever the interval."""
+
+    def is_silent(self, now: float, patience: float) -> bool:
+        return now >= self.excused and self.heard <= now - patience
 
 
 class Board:
     """What is known of the nodes of some jobs."""
 
     def __init__(self, interval: float) -> None:
-        self.interval = interval
+        self._interval = interval
+        self._now = 0.0  # as who asks or tells had it last
         self._jobs: dict[int, dict[str, _Node]] = {}
         self._problems: dict[int, str] = {}
 
+    @property
+    def interval(self) -> float:
+        """Seconds between samples. When it changes, who is not silent is given GRACE: it spoke at the old pace."""
+        return self._interval
+
+    @interval.setter
+    def interval(self, seconds: float) -> None:
+        patience = PATIENCE * self._interval
+        for nodes in self._jobs.values():
+            for node in nodes.values():
+                if not node.is_silent(self._now, patience):
+                    node.excused = self._now + GRACE
+        self._interval = seconds
+
     def expect(self, job_id: int, nodes: Iterable[str], now: float) -> None:
         """The job has these nodes, and no others any more; a new one is given time from now on."""
+        self._now = now
         known = self._jobs.get(job_id, {})
-        self._jobs[job_id] = {node: known.get(node) or _Node(now) for node in nodes}
+        self._jobs[job_id] = {node: known.get(node) or _Node(now, excused=now + GRACE) for node in nodes}
 
     def forget(self, job_id: int) -> None:
         """The job is watched no more."""
@@ -54,11 +75,14 @@ class Board:
 
     def take(self, sample: NodeSample, now: float) -> None:
         """Note a sample, of a job or node that was not expected too."""
+        self._now = now
         if not sample.node:
             self._problems[sample.job_id] = sample.problem
             return
         self._problems.pop(sample.job_id, None)
         node = self._jobs.setdefault(sample.job_id, {}).setdefault(sample.node, _Node(now))
+        if node.latest is None:
+            node.excused = 0.0
         node.heard, node.older, node.latest = now, node.latest, sample
 
     def jobs(self) -> list[int]:
@@ -86,10 +110,9 @@ class Board:
 
     def silent(self, job_id: int, now: float) -> dict[str, float]:
         """The nodes that say nothing, and since when: their last sample, or when they were first expected."""
-        patience = PATIENCE * self.interval
-        spoke, new = now - patience, now - max(patience, GRACE)
+        self._now, patience = now, PATIENCE * self._interval
         found = self._jobs.get(job_id, {})
-        return {name: node.heard for name, node in found.items() if node.heard <= (spoke if node.latest else new)}
+        return {name: node.heard for name, node in found.items() if node.is_silent(now, patience)}
 
     def problem(self, job_id: int) -> str:
         """What is wrong with the job as a whole; empty when nothing is, or any node has been heard since."""

@@ -95,6 +95,20 @@ def test_a_board_knows_who_is_silent_since_when() -> None:
     assert board.nodes(1) == ["n1"] and not board.silent(1, 1011.0)
 
 
+def test_another_pace_makes_nobody_silent_who_is_to_be_heard_at_it_first() -> None:
+    board = Board(interval=2.0)
+    board.expect(1, ["n1", "n2", "n3"], 1000.0)
+    for node, heard in (("n1", 1001.0), ("n3", 1001.0), ("n2", 1005.5)):
+        board.take(NodeSample(1, node, 5.0), heard)
+    assert board.silent(1, 1006.0) == {"n1": 1001.0, "n3": 1001.0}
+    board.interval = 1.0
+    assert board.silent(1, 1007.6) == {"n1": 1001.0, "n3": 1001.0}, "and who is silent stays so"
+    board.take(NodeSample(1, "n2", 6.0), 1008.0)  # the last of the old pace, or the first of the new one
+    board.take(NodeSample(1, "n3", 6.0), 1008.0)
+    assert board.silent(1, 1006.0 + GRACE - 0.1) == {"n1": 1001.0, "n3": 1008.0}
+    assert board.silent(1, 1006.0 + GRACE) == {"n1": 1001.0, "n3": 1008.0, "n2": 1008.0}
+
+
 def test_a_board_keeps_the_jobs_problem_until_a_node_is_heard() -> None:
     board = Board(interval=2.0)
     board.take(NodeSample(1, "", 5.0, problem="no step"), 1003.0)
