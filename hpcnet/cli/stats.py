@@ -8,13 +8,14 @@ import json
 import os
 import pwd
 import queue
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
-from hpcnet import nodelist
 from hpcnet.cli.table import print_json, table
 from hpcnet.counters import transports, wire
 from hpcnet.counters.board import GRACE, Board
@@ -32,6 +33,7 @@ _ONCE, _LIVE = 1.0, 2.0
 
 _HEADS = "JOB NODE DEVICE KIND RX TX RX-PACKETS TX-PACKETS RX-BYTES TX-BYTES ERRORS DROPS NOTE".split()
 _HOME_AND_CLEAR = "\x1b[H\x1b[J"
+_SHORTEST_LOOK = 0.05  # seconds between two looks at who is silent
 
 
 class _NothingToShow(Exception):
@@ -112,7 +114,9 @@ class _Watched:
 
     def __init__(self, source: Source, found: list[JobInfo], interval: float) -> None:
         self.jobs, self.interval, self.board = found, interval, Board(interval)
-        self._queue: queue.Queue[NodeSample | None] = queue.Queue()
+        self._queue: queue.SimpleQueue[tuple[float, NodeSample | None]] = queue.SimpleQueue()
+        self.now = time.time()
+        """All that came until then is on the board: behind the clock where more comes than is taken in time."""
         self._judges = {job.job_id: Judge(job) for job in found}
         for job in found:
             self.board.expect(job.job_id, job.nodes, time.time())
@@ -123,21 +127,34 @@ class _Watched:
     def _listen(self) -> None:
         try:
             for sample in self._watch:
-                self._queue.put(sample)
+                self._queue.put((time.time(), sample))
         finally:
-            self._queue.put(None)
+            self._queue.put((time.time(), None))
 
     def samples(self, until: float) -> Iterator[NodeSample]:
         """Those that come until a time (time.monotonic), already on the board. EOFError: there are no more."""
-        while True:
+        late = False
+        while not late:
             try:
-                sample = self._queue.get(timeout=max(0.0, until - time.monotonic()))
+                self.now, sample = self._queue.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
+                self.now = time.time()
                 return
             if sample is None:
                 raise EOFError
-            self.board.take(sample, time.time())
+            self.board.take(sample, self.now)
             yield sample
+            late = time.monotonic() >= until
+
+    def silent(self, job: JobInfo) -> dict[str, float]:
+        """The job's nodes that say nothing, and since when."""
+        return self.board.silent(job.job_id, self.now)
+
+    def next_look(self) -> float:
+        """When to look who is silent (time.monotonic): as soon as one can be."""
+        due = self.board.next_silence(self.now)
+        wait = self.interval if due is None else min(due - self.now, self.interval)
+        return time.monotonic() + max(_SHORTEST_LOOK, wait)
 
     def note(self, job: JobInfo, node: str, since: float | None) -> str:
         """What is wrong with a node, silent ``since`` then; drops and errors have columns of their own."""
@@ -158,12 +175,11 @@ def _stream(watched: _Watched) -> None:
     silent: set[tuple[int, str]] = set()
     try:
         while True:
-            for sample in watched.samples(time.monotonic() + watched.interval / 4):
+            for sample in watched.samples(watched.next_look()):
                 silent.discard((sample.job_id, sample.node))
                 _line(wire.encode(sample, watched.board.rates(sample.job_id, sample.node)))
-                break
             for job in watched.jobs:
-                for node, since in watched.board.silent(job.job_id, time.time()).items():
+                for node, since in watched.silent(job).items():
                     if (job.job_id, node) not in silent:
                         silent.add((job.job_id, node))
                         _line({"schema": wire.SCHEMA, "job": job.job_id, "node": node, "silent_since": since})
@@ -181,12 +197,14 @@ def _say_ended(watched: _Watched) -> None:
 
 
 def _live(watched: _Watched) -> None:
-    """A table that is painted anew every interval."""
+    """A table that is painted anew every interval, as much of it as the terminal has room for."""
     try:
         while True:
             for _ in watched.samples(time.monotonic() + watched.interval):
                 pass
-            print(_HOME_AND_CLEAR + "\n".join(_table(watched)), flush=True)
+            columns, lines = shutil.get_terminal_size()
+            shown = "\n".join(line[:columns] for line in _table(watched, lines))
+            print(_HOME_AND_CLEAR + shown, end="", flush=True)
     except EOFError:
         _say_ended(watched)
 
@@ -194,11 +212,17 @@ def _live(watched: _Watched) -> None:
 def _once(watched: _Watched, as_json: bool) -> None:
     """When each node has given two samples, or is given up."""
     deadline = time.monotonic() + GRACE + 2 * watched.interval
+    awaited = {(job.job_id, node) for job in watched.jobs for node in job.nodes}
     try:
-        while time.monotonic() < deadline and not _all_told(watched):
-            for _ in watched.samples(min(deadline, time.monotonic() + watched.interval)):
-                if _all_told(watched):
-                    break
+        while awaited and time.monotonic() < deadline:
+            for sample in watched.samples(min(deadline, watched.next_look())):
+                older, _ = watched.board.pair(sample.job_id, sample.node)
+                if sample.problem or (older and sample.interfaces):
+                    awaited.discard((sample.job_id, sample.node))
+                    if not awaited:
+                        break
+            for job in watched.jobs:
+                awaited -= {(job.job_id, node) for node in watched.silent(job)}
     except EOFError:
         pass
     board = watched.board
@@ -211,19 +235,8 @@ def _once(watched: _Watched, as_json: bool) -> None:
         print("\n".join(_table(watched)))
 
 
-def _all_told(watched: _Watched) -> bool:
-    board, now = watched.board, time.time()
-    for job in watched.jobs:
-        told = set(board.silent(job.job_id, now))
-        for node in job.nodes:
-            latest = board.latest(job.job_id, node)
-            if node not in told and not board.rates(job.job_id, node) and not (latest and latest.problem):
-                return False
-    return True
-
-
 def _document(watched: _Watched, job: JobInfo) -> dict[str, Any]:
-    board, now = watched.board, time.time()
+    board = watched.board
     seen = [(node, board.latest(job.job_id, node)) for node in job.nodes]
     return {
         "job": job.job_id,
@@ -231,20 +244,30 @@ def _document(watched: _Watched, job: JobInfo) -> dict[str, Any]:
         "user": job.user,
         "mode": job.mode,
         "nodes": [wire.encode(latest, board.rates(job.job_id, node)) for node, latest in seen if latest],
-        "silent": board.silent(job.job_id, now),
+        "silent": watched.silent(job),
         "problem": board.problem(job.job_id),
     }
 
 
-def _table(watched: _Watched) -> list[str]:
-    rows: list[tuple[str, ...]] = []
-    for job in watched.jobs:
-        silent = watched.board.silent(job.job_id, time.time())
-        for node in job.nodes:
-            rows.extend(_rows(watched, job, node, silent.get(node)))
-    nodes = nodelist.fold(dict.fromkeys(node for job in watched.jobs for node in job.nodes))
+def _table(watched: _Watched, most: int = sys.maxsize) -> list[str]:
+    """At most so many lines; the last one tells how much was left out."""
     told = [f"{job.label}: {problem}" for job in watched.jobs if (problem := watched.board.problem(job.job_id))]
-    return [*table(_HEADS, rows), *told] if rows else [f"no node of {nodes} has answered yet", *told]
+    rows = list(islice(_all_rows(watched), most))
+    lines = [*table(_HEADS, rows), *told]
+    if len(lines) <= most:
+        return lines
+    told = told[: most // 2]
+    rows = rows[: max(0, most - len(told) - 2)]
+    nodes = sum(len(job.nodes) for job in watched.jobs)
+    some = f"{len({row[:2] for row in rows})} of {nodes} nodes fit in this window; hpcnet-tui shows all"
+    return [*table(_HEADS, rows), *told, some]
+
+
+def _all_rows(watched: _Watched) -> Iterator[tuple[str, ...]]:
+    for job in watched.jobs:
+        silent = watched.silent(job)
+        for node in job.nodes:
+            yield from _rows(watched, job, node, silent.get(node))
 
 
 def _rows(watched: _Watched, job: JobInfo, node: str, since: float | None) -> Iterator[tuple[str, ...]]:

@@ -22,7 +22,7 @@ PATIENCE = 2.0
 """So many intervals without a sample make a node silent."""
 
 GRACE = 10.0
-"""Seconds that a node has at least for its first sample, and for one at another pace: its sampler must be started."""
+"""Seconds that a node has at least for its first sample, also at another pace: its sampler must be started."""
 
 
 @dataclass
@@ -35,8 +35,9 @@ class _Node:
     excused: float = 0.0
     """Until then it may say nothing, whatever the interval."""
 
-    def is_silent(self, now: float, patience: float) -> bool:
-        return now >= self.excused and self.heard <= now - patience
+    def silent_from(self, patience: float) -> float:
+        """When it counts as silent, if it is not heard before."""
+        return max(self.excused, self.heard + patience)
 
 
 class Board:
@@ -58,7 +59,7 @@ class Board:
         patience = PATIENCE * self._interval
         for nodes in self._jobs.values():
             for node in nodes.values():
-                if not node.is_silent(self._now, patience):
+                if node.silent_from(patience) > self._now:
                     node.excused = self._now + GRACE
         self._interval = seconds
 
@@ -112,7 +113,13 @@ class Board:
         """The nodes that say nothing, and since when: their last sample, or when they were first expected."""
         self._now, patience = now, PATIENCE * self._interval
         found = self._jobs.get(job_id, {})
-        return {name: node.heard for name, node in found.items() if node.is_silent(now, patience)}
+        return {name: node.heard for name, node in found.items() if node.silent_from(patience) <= now}
+
+    def next_silence(self, now: float) -> float | None:
+        """When the next node falls silent, if nothing more is heard; None: none is left that can."""
+        patience = PATIENCE * self._interval
+        due = (node.silent_from(patience) for nodes in self._jobs.values() for node in nodes.values())
+        return min((at for at in due if at > now), default=None)
 
     def problem(self, job_id: int) -> str:
         """What is wrong with the job as a whole; empty when nothing is, or any node has been heard since."""

@@ -12,7 +12,6 @@ is made fit for a terminal.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
@@ -56,7 +55,7 @@ def encode_interface(interface: Interface) -> dict[str, Any]:
     return {
         **interface._asdict(),
         "counters": interface.counters._asdict(),
-        "neighbours": None if met is None else asdict(met),
+        "neighbours": met and {**vars(met), "listed": [vars(each) for each in met.listed]},
     }
 
 
