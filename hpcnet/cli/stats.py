@@ -91,7 +91,7 @@ def _jobs(arguments: argparse.Namespace, source: Transport) -> list[JobInfo]:
     complaints: list[str] = []
     seen = [
         each
-        for each in networks(complaints.append, [number])
+        for each in networks(complaints.append, [number], source.ask)
         if wanted in (str(each.job.id), each.job.array) or str(each.job.array).startswith(f"{wanted}_")
     ]
     if not seen:

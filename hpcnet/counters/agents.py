@@ -22,15 +22,15 @@ from hpcnet.counters.model import JobInfo, NodeSample
 from hpcnet.counters.steps import job_info, running, watched
 from hpcnet.counters.streams import RETRY_FIRST, RETRY_MOST, problems
 from hpcnet.errors import HpcnetError, SiteError
-from hpcnet.slurm import joblist
-from hpcnet.slurm.networks import networks, silently
+from hpcnet.slurm.joblist import LISTING, Remembered
+from hpcnet.slurm.networks import JobList, networks, silently
 
 PATH = "/samples"
 """Where an agent answers with a list of samples, as hpcnet.counters.wire has them."""
 
 _AT_ONCE = 32  # nodes that are asked at the same time
 _PATIENCE = 3.0  # seconds that a node may take
-_LISTING = 10.0  # seconds at least between two questions to Slurm
+_LISTING = LISTING
 _LARGEST = 16 << 20
 
 
@@ -54,16 +54,17 @@ class AgentSource:
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "not ASCII"
             raise SiteError(f"[agent] token_file {settings.token_file}: {why}; admins may read it") from None
+        self.ask = Remembered()
         self._port, self._host = int(port), settings.host
         self._watches: list[Polling] = []
 
     def jobs(self) -> list[JobInfo]:
         """All running jobs with a network. Raises ControllerUnreachable."""
-        return [job_info(network) for network in networks(silently, ask=joblist.jobs) if running(network)]
+        return [job_info(network) for network in networks(silently, ask=self.ask) if running(network)]
 
     def watch(self, job_ids: Iterable[int], interval: float) -> Polling:
         """Ask the nodes of these jobs every ``interval`` seconds."""
-        watch = Polling(self._connection, self._token, job_ids, interval)
+        watch = Polling(self._connection, self._token, job_ids, interval, self.ask)
         self._watches.append(watch)
         return watch
 
@@ -103,7 +104,9 @@ class Polling:
         token: str,
         job_ids: Iterable[int],
         interval: float,
+        ask: JobList,
     ) -> None:
+        self._ask_slurm = ask
         self._connect, self._headers = connect, {"Authorization": f"Bearer {token}"}
         self._interval, self._wanted = interval, frozenset(job_ids)
         self._answers: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()
@@ -157,7 +160,7 @@ class Polling:
         self._doubtful, self._listed = False, now
         wanted = self._wanted
         try:
-            found = watched(wanted)
+            found = watched(wanted, self._ask_slurm)
         except HpcnetError as error:
             self._doubtful = True
             yield from problems(wanted, str(error))

@@ -8,6 +8,7 @@ As root the sampler reads all jobs of the node, as anybody else those that he ha
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 
 from hpcnet import nodelist
 from hpcnet.counters.steps import StepSource, refusal, sampler, watched
@@ -20,10 +21,12 @@ SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "Ser
 class SshSource(StepSource):
     """Samples over ssh; see hpcnet.counters.source.Source. The jobs are those that steps would show."""
 
-    def _targets(self, wanted: frozenset[int], interval: float) -> dict[str, Target]:
+    def _targets(
+        self, interval: float, wanted: frozenset[int], lost: Mapping[str, frozenset[str]]
+    ) -> dict[str, Target]:
         nodes: dict[str, set[int]] = {}
         targets = {}
-        for network in watched(wanted):
+        for network in watched(wanted, self.ask):
             job_id = network.job.id
             if refusal(network):
                 targets[f"job {job_id}"] = Target(frozenset({job_id}), frozenset(), problem=refusal(network))

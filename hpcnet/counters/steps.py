@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import pwd
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 from hpcnet import nodelist
 from hpcnet.counters.model import JobInfo
 from hpcnet.counters.streams import Streams, Target
-from hpcnet.slurm import joblist
-from hpcnet.slurm.networks import Network, networks, silently
+from hpcnet.slurm.joblist import Remembered
+from hpcnet.slurm.jobs import ControllerUnreachable, hosts
+from hpcnet.slurm.networks import JobList, Network, networks, silently
 
 STEP_NAME = "hpcnet-stats"
 
@@ -60,20 +62,30 @@ class StepSource:
     everybodys = False
 
     def __init__(self) -> None:
+        self.ask = Remembered()
         self._watches: list[Streams] = []
 
-    def _targets(self, wanted: frozenset[int], interval: float) -> dict[str, Target]:
-        found = watched(wanted)
-        return {f"job {network.job.id}": _target(network, interval) for network in found}
+    def _targets(
+        self, interval: float, wanted: frozenset[int], lost: Mapping[str, frozenset[str]]
+    ) -> dict[str, Target]:
+        """A step for each job; and beside it one on those of its nodes that it has lost, and Slurm has not."""
+        targets = {}
+        for network in watched(wanted, self.ask):
+            name, nodes = f"job {network.job.id}", frozenset(nodelist.expand(network.job.nodelist))
+            while nodes:
+                targets[name] = _target(network, nodes, interval)
+                nodes = _up(lost.get(name, frozenset()))
+                name += " again"
+        return targets
 
     def jobs(self) -> list[JobInfo]:
         """The running jobs with a network: one's own, root's are all. Raises ControllerUnreachable."""
-        found = (network for network in networks(silently, ask=joblist.jobs) if running(network))
+        found = (network for network in networks(silently, ask=self.ask) if running(network))
         return [job_info(network) for network in found if may_watch(network)]
 
     def watch(self, job_ids: Iterable[int], interval: float) -> Streams:
         """What it takes to sample these jobs."""
-        watch = Streams(lambda wanted: self._targets(wanted, interval), job_ids)
+        watch = Streams(partial(self._targets, interval), job_ids, interval, self.ask.next)
         self._watches.append(watch)
         return watch
 
@@ -88,9 +100,17 @@ def may_watch(network: Network) -> bool:
     return os.geteuid() in (0, network.job.uid)
 
 
-def watched(wanted: frozenset[int]) -> list[Network]:
+def watched(wanted: frozenset[int], ask: JobList) -> list[Network]:
     """Those of these jobs that run now. Raises ControllerUnreachable."""
-    return [each for each in networks(silently, wanted) if each.job.id in wanted and running(each)]
+    return [each for each in networks(silently, wanted, ask) if each.job.id in wanted and running(each)]
+
+
+def _up(nodes: frozenset[str]) -> frozenset[str]:
+    """Those that Slurm reaches: to start a step on another one would end the step on all."""
+    try:
+        return frozenset(host.name for host in hosts(nodes).values() if not host.suspect) if nodes else nodes
+    except ControllerUnreachable:
+        return frozenset()
 
 
 def refusal(network: Network) -> str:
@@ -100,9 +120,9 @@ def refusal(network: Network) -> str:
     return f"job {network.job.id} is {network.job.user}'s; only its owner and root see it"
 
 
-def _target(network: Network, interval: float) -> Target:
-    job_id, nodes = network.job.id, frozenset(nodelist.expand(network.job.nodelist))
-    jobs, uid = frozenset({job_id}), network.job.uid
+def _target(network: Network, nodes: frozenset[str], interval: float) -> Target:
+    job_id, uid = network.job.id, network.job.uid
+    jobs = frozenset({job_id})
     if refusal(network):
         return Target(jobs, nodes, problem=refusal(network))
     command = (
@@ -110,6 +130,7 @@ def _target(network: Network, interval: float) -> Target:
         f"--jobid={job_id}",
         "--overlap",
         f"--nodes={len(nodes)}",
+        f"--nodelist={nodelist.fold(sorted(nodes))}",
         f"--ntasks={len(nodes)}",
         "--ntasks-per-node=1",
         "--no-kill",

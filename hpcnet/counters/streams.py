@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A watch over programs that write frames: srun steps, ssh connections. One thread, no more than its iterator's.
 
-Each program is started anew when it ends and its jobs have not, sooner at first, later every RETRY_MOST seconds.
+Each program is started anew when it ends and its jobs have not, sooner at first, later every RETRY_MOST seconds;
+and when it has lost all of its nodes, which say nothing any more. When it has lost some, who says what is to run
+is told, and may name another program for them: the rest is not disturbed.
 """
 
 from __future__ import annotations
@@ -18,14 +20,18 @@ from dataclasses import dataclass
 from typing import Callable
 
 from hpcnet.counters import tether
+from hpcnet.counters.board import PATIENCE
 from hpcnet.counters.frames import Assembler
 from hpcnet.counters.model import NodeSample
-from hpcnet.counters.sampler import BEAT
+from hpcnet.counters.sampler import BEAT, LIFETIME
 from hpcnet.errors import HpcnetError
 from hpcnet.slurm.jobs import environment
 
 RETRY_FIRST, RETRY_MOST = 1.0, 30.0
 """Seconds before a program that ended is started again."""
+
+LOST = LIFETIME + BEAT
+"""Seconds, beside the intervals that make it silent, until a node is lost: by then its sampler has ended."""
 
 _PATIENCE = 3.0  # seconds that a program may take to end by itself
 _COMPLAINT = 2000  # bytes kept of what a program says on standard error
@@ -46,8 +52,9 @@ class Target:
     """As whom root runs it; None: as the caller."""
 
 
-Targets = Callable[[frozenset[int]], Mapping[str, Target]]
-"""What to run for some jobs, by a name that stays; jobs that are over are in none. May raise HpcnetError."""
+Targets = Callable[[frozenset[int], Mapping[str, frozenset[str]]], Mapping[str, Target]]
+"""What to run for some jobs, by a name that stays; jobs that are over are in none. It is told by these names which
+nodes the running ones have lost. May raise HpcnetError."""
 
 
 class _Stream:
@@ -55,6 +62,8 @@ class _Stream:
 
     def __init__(self, target: Target) -> None:
         self.target, self.assembler, self.complaint = target, Assembler(), b""
+        self.heard = dict.fromkeys(target.nodes, time.monotonic())
+        """When each node spoke last; first, when it was started."""
         as_whom = {} if target.uid is None else _identity(target)
         self.process = subprocess.Popen(
             tether.command(target.command),
@@ -109,8 +118,17 @@ def _identity(target: Target) -> dict[str, object]:
 class Streams:
     """The watch; see hpcnet.counters.source.Watch."""
 
-    def __init__(self, targets: Targets, job_ids: Iterable[int]) -> None:
-        self._targets, self._wanted = targets, frozenset(job_ids)
+    def __init__(
+        self,
+        targets: Targets,
+        job_ids: Iterable[int],
+        interval: float = 0.0,
+        may_ask: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``may_ask``: when ``targets`` gives a new answer (time.monotonic)."""
+        self._targets, self._wanted, self._may_ask = targets, frozenset(job_ids), may_ask
+        self._patience = LOST + PATIENCE * interval
+        self._lost: dict[str, frozenset[str]] = {}
         self._streams: dict[str, _Stream] = {}
         self._changed, self._closed = True, False
         self._retries: dict[str, float] = {}
@@ -157,6 +175,7 @@ class Streams:
                     beat = now + BEAT
                     for stream in self._streams.values():
                         stream.beat()
+                    self._look_for_lost(selector, now - self._patience)
                 wait = min(beat, self._due or beat) - time.monotonic()
                 for key, _ in selector.select(max(0.0, wait)):
                     yield from self._read(selector, key)
@@ -179,7 +198,7 @@ class Streams:
             wanted, self._changed = self._wanted, False
         self._due = None
         try:
-            targets = self._targets(wanted) if wanted else {}
+            targets = self._targets(wanted, self._lost) if wanted else {}
         except HpcnetError as error:
             self._retry("")
             yield from problems(wanted, str(error))
@@ -192,8 +211,28 @@ class Streams:
                 yield from problems(target.job_ids, target.problem)
             elif name not in self._streams:
                 yield from self._start(selector, name, target)
+            elif target.command != self._streams[name].target.command:
+                self._stop(selector, name)
+                yield from self._start(selector, name, target)
             else:
                 self._streams[name].target = target
+        if self._lost:  # Slurm may not reach them yet
+            self._look_again(time.monotonic() + RETRY_MOST)
+
+    def _look_for_lost(self, selector: selectors.BaseSelector, heard: float) -> None:
+        """Of which nodes nothing was heard since then."""
+        lost = {}
+        for name, stream in list(self._streams.items()):
+            silent = frozenset(node for node, last in stream.heard.items() if last <= heard)
+            if silent == stream.target.nodes:
+                stream.process.kill()  # it may not notice anything any more
+                self._stop(selector, name)
+                self._retry(name)
+            elif silent:
+                lost[name] = silent
+        if lost != self._lost:
+            self._lost = lost
+            self._look_again(time.monotonic())
 
     def _start(self, selector: selectors.BaseSelector, name: str, target: Target) -> Iterator[NodeSample]:
         try:
@@ -231,6 +270,7 @@ class Streams:
             for sample in stream.assembler.feed(data):
                 if sample.job_id in stream.target.job_ids and sample.node in stream.target.nodes:
                     self._retries.pop(key.data, None)
+                    stream.heard[sample.node] = time.monotonic()
                     yield sample
         else:
             yield from self._ended(selector, key.data)
@@ -251,7 +291,9 @@ class Streams:
     def _retry(self, name: str) -> None:
         """Look again after a time that grows with each failure in a row."""
         pause = self._retries[name] = min(RETRY_MOST, 2 * self._retries.get(name, RETRY_FIRST / 2))
-        due = time.monotonic() + pause
+        self._look_again(max(time.monotonic() + pause, self._may_ask()))
+
+    def _look_again(self, due: float) -> None:
         self._due = due if self._due is None else min(self._due, due)
 
 

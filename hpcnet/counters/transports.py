@@ -11,6 +11,7 @@ from typing import Protocol
 
 from hpcnet.counters.source import Source
 from hpcnet.errors import SiteError
+from hpcnet.slurm.networks import JobList
 
 AUTO, SRUN, AGENT, SSH = TRANSPORTS = ("auto", "srun", "agent", "ssh")
 
@@ -20,6 +21,11 @@ class Transport(Source, Protocol):
 
     everybodys: bool
     """Whether this caller sees all users' jobs, root or not."""
+
+    @property
+    def ask(self) -> JobList:
+        """Asks Slurm for jobs, no oftener than a viewer may."""
+        ...
 
 
 def transport(name: str, config_file: str) -> Transport:

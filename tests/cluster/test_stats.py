@@ -233,6 +233,35 @@ def test_a_node_that_dies_falls_silent_and_the_rest_goes_on(cluster: Cluster) ->
             cluster.reboot("n3")
 
 
+def test_a_node_whose_sampler_ended_is_heard_again_and_so_are_all_when_the_step_did(cluster: Cluster) -> None:
+    """As behind a partition: a sampler that hears nothing of its viewer ends, and its step goes on without it."""
+    job = cluster.hold("--network=ib", "-N3", seconds=300)
+
+    def until(viewer: subprocess.Popen[str], node: str) -> list[dict[str, Any]]:
+        """What is said until a sample of the node comes."""
+        found = [line(viewer)]
+        while found[-1]["node"] != node or not found[-1].get("interfaces"):
+            found.append(line(viewer))
+        return found
+
+    with watching(cluster, str(job), "--watch", "0.5") as viewer:
+        assert {line(viewer)["node"] for _ in range(9)} == set(NODES)
+        cluster.root("n3", "pkill", "-KILL", "-u", "alice", "-f", f"hpcnet sample {job}")
+        while "silent_since" not in (told := line(viewer)):
+            pass
+        assert told["node"] == "n3"
+        meanwhile = until(viewer, "n3")
+        heard = [each["clock"] for each in meanwhile if each["node"] == "n1"]
+        assert max(late - early for early, late in zip(heard, heard[1:])) < 1.5, "the others' step went on"
+        assert steps(cluster, job).count("hpcnet-stats") == 2
+        cluster.root(
+            "ctl", "sh", "-c", f"squeue -hs --jobs={job} -o '%i %j' | grep stats | cut -d' ' -f1 | xargs scancel"
+        )
+        for node in NODES:
+            until(viewer, node)
+    eventually("the steps are gone", lambda: "hpcnet-stats" not in steps(cluster, job), 40)
+
+
 def test_the_watch_ends_with_the_job(cluster: Cluster) -> None:
     job = cluster.hold("--network=ib", "-N2")
     with watching(cluster, str(job), "--watch", "0.5") as viewer:

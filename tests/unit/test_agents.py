@@ -48,7 +48,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
     """Hostlists of the jobs that run, by id; every name on loopback is another node."""
     found = {1: "localhost"}
 
-    def ask(wanted: frozenset[int]) -> list[Network]:
+    def ask(wanted: frozenset[int], jobs: object) -> list[Network]:
         if 0 in found:
             raise ControllerUnreachable("no answer")
         records = [

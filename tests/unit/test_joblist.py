@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hpcnet.slurm import joblist
-from hpcnet.slurm.jobs import SlurmJob
+from hpcnet.slurm.jobs import ControllerUnreachable, SlurmJob
 
 # The attributes of a pyslurm.Job of 22.5.3, of an array's task that runs.
 TASK = {
@@ -74,6 +74,30 @@ def test_its_first_failure_is_its_last(monkeypatch: pytest.MonkeyPatch, fault: E
     pyslurm(monkeypatch, load)
     assert [joblist.jobs() for _ in range(3)] == [SQUEUE] * 3
     assert len(asked) == 1
+
+
+def test_an_answer_holds_for_a_while_for_what_it_covers(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+
+    def answer(only: frozenset[int]) -> list[SlurmJob]:
+        asked.append(sorted(only))
+        if 8 in only:
+            raise ControllerUnreachable("no answer")
+        return SQUEUE
+
+    monkeypatch.setattr(joblist, "jobs", answer)
+    ask = joblist.Remembered()
+    ask([5]), ask([5]), ask([9]), ask([5, 9])
+    assert asked == [[5]], "9 came with it, as an array's task does"
+    ask([6]), ask(), ask([5]), ask()
+    assert asked == [[5], [6], []]
+    monkeypatch.setattr(joblist, "LISTING", 0.0)
+    ask([5])
+    with pytest.raises(ControllerUnreachable):
+        ask([8])
+    monkeypatch.setattr(joblist, "LISTING", 60.0)
+    ask([5])
+    assert asked == [[5], [6], [], [5], [8], [5]], "no answer is none to keep"
 
 
 def test_without_pyslurm(monkeypatch: pytest.MonkeyPatch) -> None:
