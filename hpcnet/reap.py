@@ -131,18 +131,6 @@ class Report:
     docker_problem: str = ""
     """Why dockerd did not tell what networks it has of jobs: those without a journal are not seen then."""
 
-    @property
-    def unknown(self) -> bool:
-        """Whether anything is kept because nobody could tell."""
-        return any(network.verdict.kind == UNKNOWN for network in self.networks)
-
-    @property
-    def left(self) -> bool:
-        """Whether anything of a dead job is still here."""
-        undone = any(network.done in ("failed", "found") for network in self.networks)
-        blind = bool(self.filter_problem or self.docker_problem)
-        return undone or blind or (self.dry_run and bool(self.entries))
-
     def document(self) -> dict[str, Any]:
         """As JSON."""
         networks = [

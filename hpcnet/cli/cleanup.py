@@ -37,9 +37,18 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for line in lines(document):
             print(line)
-    if report.left or (leases and leases.left):
+    return code_of(document)
+
+
+def code_of(document: Mapping[str, Any]) -> int:
+    """What the report of one host comes to."""
+    networks, leases = document["networks"], document["leases"] or {}
+    found = document["filter"] or leases.get("leases")
+    undone = any(network["done"] in ("failed", "found") for network in networks)
+    if undone or document["filter_problem"] or document["docker_problem"] or (document["dry_run"] and found):
         return LEFT
-    return UNKNOWN if report.unknown or (leases and leases.silence) else DONE
+    unknown = any(network["kind"] == reap.UNKNOWN for network in networks)
+    return UNKNOWN if unknown or leases.get("silence") else DONE
 
 
 def lines(document: Mapping[str, Any]) -> list[str]:
@@ -75,15 +84,9 @@ def lines(document: Mapping[str, Any]) -> list[str]:
 class Leases:
     """What became of the leases without a job."""
 
-    dry_run: bool
     found: list[dict[str, Any]] = field(default_factory=list)
     silence: str = ""
     """Why slurmctld gave no answer."""
-
-    @property
-    def left(self) -> bool:
-        """Whether a dry run found any."""
-        return self.dry_run and bool(self.found)
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
@@ -94,7 +97,7 @@ def _leases(site: Site, arguments: argparse.Namespace) -> Leases | None:
     """Only where the store is: the controllers."""
     if not os.path.exists(site.pool.store):
         return None
-    leases = Leases(arguments.dry_run)
+    leases = Leases()
     with _store(site, arguments.dry_run) as store:
         try:
             over = _of_job(allocation.find_over(store, site.pool.cooldown), arguments.job)
@@ -137,7 +140,7 @@ def _over_nodes(arguments: argparse.Namespace, site: Site) -> int:
     words = ["cleanup", "--json", "--min-age", f"{arguments.min_age:.0f}", "--config", arguments.config]
     words += ["--dry-run"] if arguments.dry_run else []
     words += ["--job", str(arguments.job)] if arguments.job else []
-    code, answers = ask(nodes, words, arguments.rsh, "networks", _summary)
+    code, answers = ask(nodes, words, arguments.rsh, code_of, _summary)
     freed = _tell_store(site, waiting, answers)
     if arguments.json:
         print_json({"nodes": answers, "freed": freed})
@@ -153,7 +156,9 @@ def _summary(document: Mapping[str, Any]) -> str:
     for network in document["networks"]:
         done = "live" if network["kind"] == reap.LIVE else network["done"]
         counts[done] = counts.get(done, 0) + 1
-    return ", ".join(f"{count} {done}" for done, count in counts.items()) or "nothing"
+    said = [f"{count} {done}" for done, count in counts.items()]
+    said += [why for why in (document["filter_problem"], document["docker_problem"]) if why]
+    return ", ".join(said) or "nothing"
 
 
 def _quarantined(site: Site, job: int) -> dict[str, set[int]]:

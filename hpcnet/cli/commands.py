@@ -136,7 +136,7 @@ examples:
   hpcnet doctor --json | jq '.findings[] | select(.status == "fail")'
   hpcnet doctor --local                          asks nobody but this host: for HealthCheckProgram
   hpcnet doctor --nodes 'n[1-40]'                by ssh; also says where hpcnet.toml is another one
-  hpcnet doctor --nodes 'n[1-40]' --rsh 'clush -N -w'
+  hpcnet doctor --nodes 'n[1-40]' --rsh 'clush -S -N -w'
 """
 
 _CLEANUP = """\
@@ -157,7 +157,7 @@ examples:
   hpcnet cleanup --job 1234
   hpcnet cleanup --boot                          before slurmd starts: what an earlier boot left
   hpcnet cleanup --nodes 'n[1-40]'               from the controller, by ssh
-  hpcnet cleanup --nodes 'n[1-40]' --rsh 'clush -N -w'
+  hpcnet cleanup --nodes 'n[1-40]' --rsh 'clush -S -N -w'
 """
 
 _BENCH = """\

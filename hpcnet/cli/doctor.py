@@ -34,7 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for line in lines(report.document()):
             print(line)
-    return FAILED if report.failed else WELL
+    return _code(report.document())
+
+
+def _code(document: Mapping[str, Any]) -> int:
+    return FAILED if document["failed"] else WELL
 
 
 def lines(document: Mapping[str, Any]) -> Iterator[str]:
@@ -74,7 +78,7 @@ def _over_nodes(arguments: argparse.Namespace) -> int:
     words = ["doctor", "--json", "--config", arguments.config]
     words += ["--local"] if arguments.local else []
     words += [word for role in arguments.role or () for word in ("--role", role)]
-    code, answers = ask(listed, words, arguments.rsh, "findings", summary)
+    code, answers = ask(listed, words, arguments.rsh, _code, summary)
     for answer in answers.values():
         if "error" not in answer:
             answer["findings"] += differences(answer, digest(arguments.config))

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -19,6 +21,8 @@ AT_ONCE = 32
 NODE_SECONDS = 300
 """How long one node may take."""
 
+_PATIENCE = 5  # seconds that a remote shell has for its end
+
 DONE, LEFT, UNKNOWN = 0, 1, 3
 """Exit codes of such a command: done; something is not as it should be; a node gave no answer."""
 
@@ -27,48 +31,78 @@ Answer = dict[str, Any]
 
 
 def ask(
-    nodes: Sequence[str], words: Sequence[str], rsh: str, key: str, summary: Callable[[Answer], str]
+    nodes: Sequence[str],
+    words: Sequence[str],
+    rsh: str,
+    code_of: Callable[[Answer], int],
+    summary: Callable[[Answer], str],
 ) -> tuple[int, dict[str, Answer]]:
-    """Run ``hpcnet WORDS``, which must print a JSON report with a list ``key``; progress goes to stderr.
+    """Run ``hpcnet WORDS``, which must print its JSON report; progress goes to stderr.
 
-    Returns the worst exit code and the answers by node.
+    Returns the worst exit code and the answers by node. What a report comes to ``code_of`` says, not the exit code
+    on the node: some remote shells keep that for themselves (``clush`` without ``-S``).
     """
     answers: dict[str, Answer] = {}
     codes = set()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        working = {pool.submit(_on_node, node, words, rsh, key): node for node in nodes}
+        working = {pool.submit(_on_node, node, words, rsh, code_of, summary): node for node in nodes}
         for count, future in enumerate(as_completed(working), 1):
             node = working[future]
-            code, answers[node] = future.result()
+            code, answers[node], said = future.result()
             codes.add(code)
-            said = answers[node].get("error") or summary(answers[node])
             print(f"{count}/{len(nodes)} {node}: {said}", file=sys.stderr)
     return max(codes, key=(DONE, LEFT, UNKNOWN).index, default=DONE), answers
 
 
-def _on_node(node: str, words: Sequence[str], rsh: str, key: str) -> tuple[int, Answer]:
+def _on_node(
+    node: str,
+    words: Sequence[str],
+    rsh: str,
+    code_of: Callable[[Answer], int],
+    summary: Callable[[Answer], str],
+) -> tuple[int, Answer, str]:
+    """Exit code, answer, and what of it is progress."""
     program = os.path.abspath(sys.argv[0])
     command = [*shlex.split(rsh), node, *map(shlex.quote, [program, *words])]
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=NODE_SECONDS,
-            check=False,
-        )
-        document = json.loads(done.stdout)
-        if isinstance(document, dict) and isinstance(document.get(key), list):
-            return done.returncode if done.returncode in (DONE, LEFT) else UNKNOWN, document
+        status, out, complaint = _ran(command)
+        report = _report(out)
+        if report is not None:
+            return code_of(report), report, summary(report)
+        why = " ".join(complaint.split())[-200:] or f"exit code {status}, and no report"
     except subprocess.TimeoutExpired:
-        return UNKNOWN, {"error": f"no answer within {NODE_SECONDS} s"}
+        why = f"no answer within {NODE_SECONDS} s"
     except OSError as error:
-        return UNKNOWN, {"error": f"{command[0]} cannot be started: {error.strerror}"}
-    except ValueError:
-        pass
-    why = " ".join(done.stderr.split())[-200:] or f"exit code {done.returncode}, and no report"
-    return UNKNOWN, {"error": why}
+        why = f"{command[0]} cannot be started: {error.strerror}"
+    except (KeyError, TypeError):
+        why = "its report is not one of this version's; install the same hpcnet everywhere"
+    return UNKNOWN, {"error": why}, why
+
+
+def _ran(command: Sequence[str]) -> tuple[int, str, str]:
+    """Exit status, output, complaints. Raises OSError, TimeoutExpired."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+        try:
+            out, complaint = process.communicate(timeout=NODE_SECONDS)
+        except subprocess.TimeoutExpired:
+            # What it has started may hold the pipes for ever: they are not read to their end. srun takes its step
+            # along when it is asked to end, and not when it is killed.
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE)
+            process.kill()
+            raise
+    return process.returncode, out.decode(errors="replace"), complaint.decode(errors="replace")
+
+
+def _report(out: str) -> Answer | None:
+    """The first object that begins a line: a shell's start-up files may greet before it."""
+    for begin in re.finditer(r"^\{", out, re.MULTILINE):
+        with contextlib.suppress(ValueError):
+            document, _ = json.JSONDecoder().raw_decode(out, begin.start())
+            return dict(document)
+    return None
 
 
 def print_lines(
