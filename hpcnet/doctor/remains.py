@@ -67,7 +67,7 @@ def judge_leases(states: Mapping[str, int], site: Site) -> list[Finding]:
     text = ", ".join(f"{count} {state}" for state, count in states.items() if count) or "none held"
     if states.get("quarantined"):
         remedy = "let those nodes boot, or: hpcnet cleanup --nodes LIST (hpcnet's log names them)"
-        return [warn(f"leases wait for nodes that were down: {text}", remedy)]
+        return [warn(f"leases wait for nodes that were down or drained: {text}", remedy)]
     if "vxlan" in site.offer.modes and held > _NEARLY_FULL * size:
         return [
             warn(f"the pool is nearly full: {text}, of {size}", "enlarge [pool] vni, ipv4 and ipv6; see Licenses")

@@ -83,9 +83,12 @@ class Host:
 
     @property
     def suspect(self) -> bool:
-        """Whether a job's network may still stand on it: nobody can tell, or its Epilog failed."""
-        lost = self.states & {"DOWN", "NOT_RESPONDING", "UNKNOWN"} and "POWERED_DOWN" not in self.states
-        return bool(lost) or self.reason.startswith("Epilog error")
+        """Whether the network of a job that ended there may still stand: nobody can tell, or its Epilog failed.
+
+        A failed Epilog drains its node; one that was drained already keeps its state and its reason.
+        """
+        lost = self.states & {"DOWN", "NOT_RESPONDING", "UNKNOWN", "DRAIN", "FAIL"}
+        return (bool(lost) and "POWERED_DOWN" not in self.states) or self.reason.startswith("Epilog error")
 
 
 def jobs(timeout: float = _TIMEOUT, only: Iterable[int] = ()) -> list[SlurmJob]:

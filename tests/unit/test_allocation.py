@@ -276,6 +276,33 @@ def test_a_node_that_failed_its_epilog_keeps_the_lease(slurmctld: Slurmctld) -> 
     assert slurmctld.start(4).state == "lease"
 
 
+@pytest.mark.parametrize("states", ["IDLE DRAIN", "IDLE FAIL", "ALLOCATED DRAIN"])
+def test_a_node_that_was_drained_before_keeps_the_lease_until_it_is_cleaned_or_boots(
+    slurmctld: Slurmctld, states: str
+) -> None:
+    """A failed Epilog changes neither its state nor the admin's reason: nobody can tell."""
+    full(slurmctld)
+    slurmctld.end(2)
+    slurmctld.states[2] = "COMPLETED"
+    slurmctld.hosts["n1"] = jobs.Host("n1", frozenset(states.split()), 5, "new memory [root@...]")
+    slurmctld.now += 11
+    assert slurmctld.start(3).state == "refused"
+    slurmctld.hosts["n1"] = jobs.Host("n1", frozenset({"IDLE"}), 5)  # resumed, and the same boot
+    assert slurmctld.start(3).state == "refused"
+    assert "in quarantine until n1 reboots or is cleaned" in "".join(slurmctld.log)
+    slurmctld.hosts["n1"] = jobs.Host("n1", frozenset({"IDLE", "DRAIN"}), int(slurmctld.now))
+    assert slurmctld.start(4).state == "lease"
+
+
+def test_a_node_that_is_powered_down_has_no_network_however_it_was_drained(slurmctld: Slurmctld) -> None:
+    full(slurmctld)
+    slurmctld.end(2)
+    slurmctld.states[2] = "COMPLETED"
+    slurmctld.hosts["n1"] = jobs.Host("n1", frozenset({"IDLE", "DRAIN", "POWERED_DOWN"}), 5, "saves power")
+    slurmctld.now += 11
+    assert slurmctld.start(3).state == "lease"
+
+
 def test_a_lease_whose_epilog_never_came_ends_when_its_job_is_gone(slurmctld: Slurmctld) -> None:
     full(slurmctld)
     slurmctld.states[2] = "GONE"
