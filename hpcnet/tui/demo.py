@@ -34,6 +34,7 @@ from hpcnet.counters.model import (
     Neighbours,
     NodeSample,
 )
+from hpcnet.frozen import frozen
 
 SPEED = 100_000_000_000
 """Bit/s of the made-up fabric."""
@@ -46,7 +47,7 @@ _NOBODY = Neighbours()
 _PAYLOAD = 32_000  # bytes in a packet on average
 
 
-@dataclass(frozen=True)
+@frozen
 class _Traffic:
     """Bytes per second of one node over time, with an integral: a level, and a part of each period above it."""
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from hpcnet import nodelist
 from hpcnet.counters.troubles import ERROR, INFO, SILENT, Trouble
+from hpcnet.frozen import frozen
 from hpcnet.tui.picture import JobView
 
 _ASK = "is slurmctld up? scontrol ping; what is shown stays as it was"
@@ -18,7 +18,7 @@ _ENDING = 30.0
 _WATCH = "it is tried again; hpcnet stats JOB --once says the same"
 
 
-@dataclass(frozen=True)
+@frozen
 class Event:
     """One line of the Events screen."""
 

@@ -14,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Callable, Union
 
 from hpcnet.counters.board import Board
@@ -23,6 +22,7 @@ from hpcnet.counters.rates import UNKNOWN
 from hpcnet.counters.source import Source, Watch
 from hpcnet.counters.troubles import Judge, Trouble
 from hpcnet.errors import HpcnetError
+from hpcnet.frozen import frozen
 from hpcnet.tui.events import Event, Observer, Said
 from hpcnet.tui.picture import JobView, NodeView, Point, Track, add_up, node_view, point, track
 
@@ -38,7 +38,7 @@ Seen = Union[NodeSample, Sequence[JobInfo], float]
 """What a feed takes: a sample, a list of the jobs, another interval."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Still:
     """What a feed knew at one moment, for a screen that is frozen; it is read as a feed is."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple, Optional
 
@@ -17,6 +16,7 @@ from hpcnet import nodelist
 from hpcnet.counters.model import CONTAINER, PORT, TASKS, Counters, JobInfo, NodeSample
 from hpcnet.counters.rates import UNKNOWN, Rates, counted, moved, node_rates
 from hpcnet.counters.troubles import ERROR, Trouble
+from hpcnet.frozen import frozen
 
 KEEP = 240
 """Points of a history."""
@@ -133,7 +133,7 @@ def node_view(
     )
 
 
-@dataclass(frozen=True)
+@frozen
 class Sum:
     """Of a field over nodes: what is known of it."""
 
@@ -191,7 +191,7 @@ def _columns(parts: Sequence[Rates | Counters]) -> Iterator[Any]:
         yield sum(known) if known else None
 
 
-@dataclass(frozen=True)
+@frozen
 class JobView:
     """One job of the Jobs screen."""
 
@@ -218,7 +218,7 @@ class JobView:
         return f"{info.mode} {number}".strip()
 
 
-@dataclass(frozen=True)
+@frozen
 class Spread:
     """How the nodes of a job compare."""
 
@@ -251,7 +251,7 @@ def middle(values: Iterable[float | None]) -> Any:
 SILENT, WAITING, IDLE, SLOW, USUAL, FAST = "silent", "waiting", "idle", "slow", "usual", "fast"
 
 
-@dataclass(frozen=True)
+@frozen
 class Fold:
     """Nodes that are alike."""
 

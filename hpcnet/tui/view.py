@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
 from hpcnet.counters.model import Counters
 from hpcnet.counters.rates import Rates
+from hpcnet.frozen import frozen
 from hpcnet.tui.picture import Point
 
 INTERVALS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -17,7 +17,7 @@ INTERVALS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _Item = TypeVar("_Item")
 
 
-@dataclass(frozen=True)
+@frozen
 class View:
     """What holds for all screens."""
 
@@ -66,7 +66,7 @@ class View:
         return speed / 8 if self.bytes else float(speed)
 
 
-@dataclass(frozen=True)
+@frozen
 class Order:
     """By what rows are sorted."""
 

@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import Input
-
 from hpcnet.tui import figures
 from hpcnet.tui.session import Session
 from hpcnet.tui.view import Order
 from hpcnet.tui.widgets.facts import Part, TopBar
 from hpcnet.tui.widgets.keyline import KeyLine
 from hpcnet.tui.widgets.table.table import Table
+
+if TYPE_CHECKING:
+    from textual.widgets import Input
 
 SORT = Binding.Group("sort", compact=True)
 
@@ -53,6 +54,7 @@ class Watching(Screen[None]):
         self.order = order
         self.words = ""
         """The filter."""
+        self._line: Input | None = None
         self.now = 0.0
         """Of what is shown, Unix seconds."""
 
@@ -82,7 +84,6 @@ class Watching(Screen[None]):
         """The frame, and the content."""
         yield TopBar()
         yield from self.content()
-        yield Input(id="filter", placeholder="words; enter keeps them, esc clears them", compact=True)
         yield KeyLine()
 
     def on_mount(self) -> None:
@@ -164,37 +165,42 @@ class Watching(Screen[None]):
         if action == "cleanup":
             return self.session.commands is not None and self.session.commands.may_clean
         if action == "filter":
-            return not self.query_one("#filter").has_focus  # there "/" is a letter
+            return self._line is None or not self._line.has_focus  # there "/" is a letter
         if action == "back":
             return bool(self.words) or len(self.app.screen_stack) > 1
         return True
 
     # -- the filter
 
-    def action_filter(self) -> None:
-        """Type words."""
-        line = self.query_one("#filter", Input)
-        line.value = self.words
-        line.add_class("-open")
-        self.set_focus(line)  # at once, unlike line.focus()
+    async def action_filter(self) -> None:
+        """Type words. The line for it is made when it is first wanted: it would hold up the first screen."""
+        if self._line is None:
+            from textual.widgets import Input
 
-    @on(Input.Changed, "#filter")
-    def _filter_changed(self, event: Input.Changed) -> None:
+            hint = "words; enter keeps them, esc clears them"
+            self._line = Input(id="filter", placeholder=hint, compact=True)
+            await self.mount(self._line, before=self.query_one(KeyLine))
+        self._line.value = self.words
+        self._line.add_class("-open")
+        self.set_focus(self._line)  # at once, unlike line.focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Other words."""
         self.words = event.value.strip()
         self.refresh_bindings()
         self.paint()
 
-    @on(Input.Submitted, "#filter")
-    def _filter_kept(self) -> None:
-        self.query_one("#filter").remove_class("-open")
+    def on_input_submitted(self) -> None:
+        """Keep them, and close the line."""
+        if self._line is not None:
+            self._line.remove_class("-open")
         self.query_one(Table).focus()
 
     def action_back(self) -> None:
         """Out of the filter, else out of the screen."""
-        line = self.query_one("#filter", Input)
-        if line.has_class("-open") or self.words:
-            line.value = self.words = ""
-            self._filter_kept()
+        if self._line is not None and (self._line.has_class("-open") or self.words):
+            self._line.value = self.words = ""
+            self.on_input_submitted()
             self.paint()
         elif len(self.app.screen_stack) > 1:
             self.app.pop_screen()

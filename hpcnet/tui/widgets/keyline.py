@@ -27,9 +27,8 @@ class KeyLine(Widget):
     def _changed(self, screen: Screen[object]) -> None:
         self.refresh(layout=True)
 
-    def _words(self, spare: bool) -> list[list[Binding]]:
-        """The bindings, those of one group together, each action once."""
-        active = [each.binding for each in self.screen.active_bindings.values() if each.enabled]
+    def _words(self, active: list[Binding], spare: bool) -> list[list[Binding]]:
+        """Those of one group together, each action once."""
         shown = [each for each in active if each.show]
         if spare:
             told = {each.action for each in shown}
@@ -48,8 +47,9 @@ class KeyLine(Widget):
         lines: list[list[list[Binding]]] = [[]]
         used = 0
         short = self.app.size.height < 32
+        active = [each.binding for each in self.screen.active_bindings.values() if each.enabled]
         for spare in (False, True):
-            for word in self._words(spare):
+            for word in self._words(active, spare):
                 length = len(self._keys(word)) + 1 + len(_what(word))
                 if used and used + 2 + length > width:
                     if spare and short:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from hpcnet.frozen import frozen
 
 GAP = 2
 """Blanks between two columns."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Column:
     """One column. Widths are in characters."""
 

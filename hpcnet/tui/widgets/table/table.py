@@ -8,7 +8,6 @@ Textual's DataTable keeps its cursor by line, and builds all of its rows.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Callable, ClassVar, Optional
 
 from rich.cells import cell_len, set_cell_size
@@ -21,6 +20,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from hpcnet.frozen import frozen
 from hpcnet.tui.widgets.facts import Part, pair
 from hpcnet.tui.widgets.table.columns import GAP, Column, fit
 
@@ -28,7 +28,7 @@ _COLOURED = ("rx", "tx", "bad", "warning", "good")
 STYLES = ("muted", *_COLOURED, "strong")
 
 
-@dataclass(frozen=True)
+@frozen
 class Row:
     """One row as it is drawn."""
 
