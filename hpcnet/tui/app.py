@@ -21,21 +21,14 @@ from hpcnet.errors import UserError
 from hpcnet.tui.screens.jobs import JobsScreen
 from hpcnet.tui.screens.watching import Watching
 from hpcnet.tui.session import Session
-from hpcnet.tui.themes import DARK, PLAIN, THEMES
+from hpcnet.tui.themes import DARK, PLAIN, THEMES, BlankBar
 from hpcnet.tui.view import INTERVALS
-from hpcnet.tui.widgets.table.table import Table
 
 if TYPE_CHECKING:
     from hpcnet.tui.recording import Recorder
 
 UNIT = Binding.Group("unit", compact=True)
 PACE = Binding.Group("pace", compact=True)
-
-
-class BlankBar(ScrollBarRender):
-    """By its colour alone: the usual one ends in eighths of a block."""
-
-    VERTICAL_BARS: ClassVar[list[str]] = [" "] * 8
 
 
 class HpcnetApp(App[None]):
@@ -142,9 +135,7 @@ class HpcnetApp(App[None]):
 
     def tick(self) -> None:
         """An interval is over."""
-        replay = self.session.replay
-        if replay is not None and replay.interval != self.session.feed.interval:
-            self.session.feed.set_interval(replay.interval)
+        if self.session.paced_anew():
             self._pace()
         self.session.feed.tick()
         if self.watching is not None:
@@ -152,6 +143,13 @@ class HpcnetApp(App[None]):
                 self.watching.paint_top()
             else:
                 self.watching.reload()
+        if self._paced and (due := self.session.feed.next_silence()) is not None:
+            # so that a node is stale two intervals after its last sample, and not with the tick behind that
+            self.set_timer(due + 0.01, self._look)
+
+    def _look(self) -> None:
+        if self.session.feed.fell_silent():
+            self.tick()
 
     def _show(self, **changes: bool) -> None:
         self.session.view = replace(self.session.view, **changes)
@@ -167,10 +165,8 @@ class HpcnetApp(App[None]):
             return screen is not None and screen.NUMBERS
         if action in ("events", "help"):
             return screen is not None and (action == "help" or screen.NUMBERS)
-        if action == "pace" and self.session.replay is not None:
-            return False
         if action in ("export", "freeze", "pace"):
-            return screen is not None
+            return screen is not None and not (action == "pace" and self.session.replay)
         return True
 
     def action_freeze(self) -> None:
@@ -267,16 +263,17 @@ class HpcnetApp(App[None]):
 
     def on_unmount(self) -> None:
         """Nothing stays open, and no thread that somebody would wait for."""
-        if self.session.commands is not None:
-            self.session.commands.close()
+        self.session.close()
         if self._recorder is not None:
             self._recorder.close()
 
     def all_keys(self) -> list[tuple[str, str]]:
         """Every key and what it does, as they are bound now."""
+        from hpcnet.tui.keys import owners
+
         found: dict[str, tuple[str, str]] = {}
-        for owner in _owners():
-            for each in Binding.make_bindings(owner.BINDINGS):
+        for bindings in owners():
+            for each in Binding.make_bindings(bindings):
                 if each.tooltip and each.id not in found:
                     key = self._keymap.get(each.id or "", "") or each.key_display or each.key
                     found[each.id or each.key] = (
@@ -292,16 +289,3 @@ class HpcnetApp(App[None]):
                 yield SystemCommand(
                     binding.description, tooltip, lambda action=binding.action, node=_: node.run_action(action)
                 )
-
-
-def _owners() -> tuple[type[Table | Screen[None] | App[None]], ...]:
-    """Who has keys that a user may give another one."""
-    from hpcnet.tui.screens.events import EventsScreen
-    from hpcnet.tui.screens.job import JobScreen
-
-    return Table, Watching, JobScreen, EventsScreen, HpcnetApp
-
-
-def binding_ids() -> set[str]:
-    """Ids that a user may give another key."""
-    return {each.id for owner in _owners() for each in Binding.make_bindings(owner.BINDINGS) if each.id}

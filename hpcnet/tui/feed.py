@@ -240,6 +240,19 @@ class Feed:
         pair = self._board.pair
         return [node_view(node, *pair(job_id, node), silent.get(node)) for node in self._board.nodes(job_id)]
 
+    def next_silence(self) -> float | None:
+        """In how many seconds a node falls silent unless it is heard; None: in none before the next tick."""
+        with self._lock:
+            now = self.clock()
+            due = self._board.next_silence(now)
+        return due - now if due is not None and due < now + self.interval else None
+
+    def fell_silent(self) -> bool:
+        """Whether a node did since the last tick."""
+        with self._lock:
+            now, silent = self.clock(), self._board.silent
+            return any(silent(job_id, now).keys() - each.silent for job_id, each in self._views.items())
+
     # -- reading
 
     def jobs(self) -> list[JobView]:

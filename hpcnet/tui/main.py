@@ -110,7 +110,7 @@ def _run(options: argparse.Namespace) -> int:
     os.environ["TEXTUAL_ANIMATIONS"] = "none"
     no_color = "NO_COLOR" in os.environ
     try:
-        from hpcnet.tui.app import HpcnetApp, binding_ids
+        from hpcnet.tui.app import HpcnetApp
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("textual", "rich"):
             raise
@@ -123,7 +123,7 @@ def _run(options: argparse.Namespace) -> int:
 
     # Samples live for two intervals and have no cycles: the collector would walk them again and again.
     gc.set_threshold(50_000, 20, 100)
-    own_keys = keys.load(keys.path(), binding_ids)
+    own_keys = keys.load(keys.path())
     replay = None
     if options.replay:
         from hpcnet.tui.recording import LISTING, Replay

@@ -39,3 +39,15 @@ class Session:
     def seen(self) -> Feed | Still:
         """What the screens show."""
         return self.still or self.feed
+
+    def paced_anew(self) -> bool:
+        """Whether the recording has come to another interval, which the feed has from now on."""
+        if self.replay is None or self.replay.interval == self.feed.interval:
+            return False
+        self.feed.set_interval(self.replay.interval)
+        return True
+
+    def close(self) -> None:
+        """Nobody waits for what commands say any more."""
+        if self.commands is not None:
+            self.commands.close()

@@ -5,7 +5,17 @@ vermilion, bluish green, yellow). No meaning is in a colour alone: words and mar
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from textual.scrollbar import ScrollBarRender
 from textual.theme import BUILTIN_THEMES, Theme
+
+
+class BlankBar(ScrollBarRender):
+    """By its colour alone: the usual one ends in eighths of a block."""
+
+    VERTICAL_BARS: ClassVar[list[str]] = [" "] * 8
+
 
 DARK = Theme(
     name="hpcnet-dark",

@@ -51,3 +51,21 @@ def test_the_made_up_cluster_is_the_same_for_the_same_seed_alone() -> None:
 def test_how_it_begins() -> None:
     assert (main._parser().parse_args([]).interval, main.INTERVAL) == (None, 2.0)
     assert Stage(rounds=1).app.animation_level == "none"
+
+
+def test_a_node_is_silent_two_intervals_after_its_last_word_and_not_with_the_tick_behind_that() -> None:
+    stage = Stage(rounds=4, nodes=4)
+    last = stage.now - 2
+    job = stage.source.jobs()[0]
+    stage.mute = {(job.job_id, job.nodes[1])}
+    stage.now += 0.5  # the others' samples come half a second later
+    stage.rounds(1)
+    stage.now = last + 2.5
+    assert stage.feed.next_silence() == 1.5
+    assert not stage.feed.fell_silent()
+    stage.now = last + 4
+    assert stage.feed.fell_silent()
+    stage.feed.tick()
+    assert not stage.feed.fell_silent()
+    [view] = [each for each in stage.feed.jobs() if each.info == job]
+    assert list(view.silent) == [job.nodes[1]]

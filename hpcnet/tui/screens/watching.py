@@ -10,6 +10,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
+
 from hpcnet.tui import figures
 from hpcnet.tui.session import Session
 from hpcnet.tui.view import Order
