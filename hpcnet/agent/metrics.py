@@ -22,6 +22,7 @@ from hpcnet.counters import agents, metrics, reading, wire
 from hpcnet.counters.model import JobInfo, NodeSample
 from hpcnet.counters.neighbours import Tables
 from hpcnet.errors import HpcnetError, NodeError
+from hpcnet.journal import Entry
 
 _SHORTEST_TOKEN = 16
 _CONNECTIONS = 32  # at once: anybody on the node may open them, and Docker's driver is in the same process
@@ -71,8 +72,10 @@ def _token(path: str) -> bytes:
 
 
 def render(samples: list[NodeSample]) -> str:
-    """What Prometheus gets."""
-    return metrics.render(samples, [_info(sample.job_id) for sample in samples], __version__)
+    """What Prometheus gets; nodes by the names that Slurm has for them, which need not be the hosts' own."""
+    entries = {sample.job_id: journal.read(sample.job_id) for sample in samples}
+    named = [each._replace(node=entry.node) if (entry := entries[each.job_id]) else each for each in samples]
+    return metrics.render(named, [_info(*each) for each in entries.items()], __version__)
 
 
 def listed(samples: list[NodeSample]) -> str:
@@ -83,8 +86,7 @@ def listed(samples: list[NodeSample]) -> str:
 _ANSWERS = {"/metrics": (metrics.CONTENT_TYPE, render), agents.PATH: ("application/json", listed)}
 
 
-def _info(job_id: int) -> JobInfo:
-    entry = journal.read(job_id)
+def _info(job_id: int, entry: Entry | None) -> JobInfo:
     if entry is None:
         return JobInfo(job_id)
     try:

@@ -35,5 +35,5 @@ class SshSource(StepSource):
                 nodes.setdefault(node, set()).add(job_id)
         for node, jobs in nodes.items():
             command = (*SSH, node, shlex.join(sampler("all", interval)))
-            targets[f"node {node}"] = Target(frozenset(jobs), frozenset({node}), command)
+            targets[f"node {node}"] = Target(frozenset(jobs), frozenset({node}), command, node=node)
         return targets

@@ -46,6 +46,8 @@ class Target:
     command: tuple[str, ...] = ()
     problem: str = ""
     """Why there is nothing to run: its jobs are not watched."""
+    node: str = ""
+    """The one node that it speaks for, whatever that calls itself; empty: each sample names one of ``nodes``."""
     uid: int | None = None
     gid: int | None = None
     groups: tuple[int, ...] = ()
@@ -268,6 +270,8 @@ class Streams:
                 selector.unregister(stream.stderr)
         elif data:
             for sample in stream.assembler.feed(data):
+                if stream.target.node:
+                    sample = sample._replace(node=stream.target.node)
                 if sample.job_id in stream.target.job_ids and sample.node in stream.target.nodes:
                     self._retries.pop(key.data, None)
                     stream.heard[sample.node] = time.monotonic()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import urllib.error
@@ -12,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from hpcnet import journal
 from hpcnet.agent import metrics
 from hpcnet.agent.metrics import MetricsServer
 from hpcnet.config import Agent
 from hpcnet.counters import reading
+from hpcnet.counters.model import Counters, Interface, NodeSample
+from hpcnet.journal import Entry
 
 TOKEN = "0123456789abcdef"
 
@@ -63,6 +67,15 @@ def test_without_the_token_there_is_no_answer(address: tuple[str, int], authoriz
     status, text = ask(address, authorization)
     assert status == 401 and "counted" not in text
     assert ask(address, f"Bearer {TOKEN}") == (200, "counted\n")
+
+
+def test_prometheus_has_the_node_names_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry("c", 12, 1, "ada", "boot", "", "", "n7", "ib0", 0, 0, {}, account="physics")
+    monkeypatch.setattr(journal, "read", lambda job_id: entry if job_id == 12 else None)
+    interface = Interface("hpc0", "tasks", Counters(rx_bytes=1))
+    text = metrics.render([NodeSample(job, "host-7", 1.0, (interface,)) for job in (12, 13)])
+    assert set(re.findall('slurmjobid="([0-9]+)",node="([^"]+)"', text)) == {("12", "n7"), ("13", "host-7")}
+    assert 'hpcnet_job_info{slurmjobid="12",user="ada",account="physics",mode=""} 1' in text
 
 
 def test_connections_that_say_nothing_take_no_more_than_their_share(address: tuple[str, int]) -> None:

@@ -73,6 +73,12 @@ def test_a_program_may_speak_of_its_own_job_and_nodes_only() -> None:
     assert first(Streams(lambda wanted, lost: {"1": target(1, *command)}, [1]), 1) == [sample(1, 5.0)]
 
 
+def test_who_speaks_for_one_node_may_have_another_name() -> None:
+    """As over ssh, where the host's name is not Slurm's."""
+    alone = Target(frozenset({1}), frozenset({"n1"}), says(sample(1, 5.0, node="host-1.example")), node="n1")
+    assert first(Streams(lambda wanted, lost: {"1": alone}, [1]), 1) == [sample(1, 5.0)]
+
+
 def test_one_that_ends_is_started_again_until_its_job_is_over() -> None:
     runs = iter([True, True, True, False])
     command = says(sample(1), then="echo 'srun: error: torn' >&2")
