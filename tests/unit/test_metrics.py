@@ -14,6 +14,7 @@ import pytest
 from hpcnet.counters.metrics import render
 from hpcnet.counters.model import Counters, Interface, JobInfo, NodeSample
 
+METRICS = Path(__file__).parents[2] / "docs/metrics.md"
 DASHBOARD = Path(__file__).parents[2] / "etc/grafana-dashboard.json"
 
 PORT = Interface("mlx5_0/1", "port", Counters(4, 8, 1, 2, 0, None, None, 0), speed=100_000_000_000)
@@ -61,6 +62,22 @@ def test_what_is_not_known_has_no_line() -> None:
     assert not re.search(r'interface_\w+\{slurmjobid="13"', text)
     assert "hpcnet_port_transmit_errs_total" not in text
     assert "None" not in text
+
+
+def test_the_reference_names_what_there_is() -> None:
+    table = METRICS.read_text(encoding="utf-8").partition("| metric | labels |")[2].partition("\n\n")[0]
+    named: set[str] = set()
+    for row in table.splitlines()[2:]:
+        for name in re.findall(r"`(\w[\w.]*)`", row.split("|")[1]):
+            if name.startswith("_"):  # the other way round
+                name = f"hpcnet_interface{name}"
+            port = name.startswith("hpcnet_port_...")
+            some = [each.replace("_interface_", "_port_") for each in named if each.endswith("_total")]
+            named |= set(some) if port else {name}
+    every = SAMPLES[0].interfaces[0]._replace(counters=Counters(*[1] * 8))
+    port = PORT._replace(counters=Counters(*[1] * 8))
+    text = render([NodeSample(12, "n1", 0.0, (every, port))], JOBS, "0.1.0")
+    assert {line.partition("{")[0] for line in values(text)} == named
 
 
 def test_of_nothing_there_is_hardly_anything() -> None:

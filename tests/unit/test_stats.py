@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,7 +17,10 @@ from hpcnet.cli.commands import main
 from hpcnet.counters import transports
 from hpcnet.counters.board import Board
 from hpcnet.counters.model import Counters, Interface, JobInfo, NodeSample
+from tests.tui.terminal import Terminal, terminal
 from tests.unit.cli import said
+
+__all__ = ["terminal"]  # a fixture
 
 Says = Callable[[threading.Event], Iterator[NodeSample]]
 
@@ -106,3 +110,26 @@ def test_silence_is_told_when_two_intervals_are_over_however_much_the_others_say
     assert [(line["job"], line["node"]) for line in silent] == [(7, "n2")]
     assert silent[0]["silent_since"] == pytest.approx(last, abs=0.05)
     assert 2 * interval <= told[0] - silent[0]["silent_since"] < 2 * interval + 0.25
+
+
+_LIVE = """
+import sys
+from hpcnet.cli.commands import main
+from hpcnet.counters import transports
+from hpcnet.tui.demo import DemoSource
+source = DemoSource(jobs=2, nodes=100)
+source.everybodys = True
+transports.transport = lambda name, config: source
+sys.exit(main(["stats", "--all"]))
+"""
+
+
+def test_a_changing_table_is_as_large_as_its_window(terminal: Terminal) -> None:
+    nodes = "nodes fit in this window; hpcnet-tui shows all"
+    terminal.start(sys.executable, "-c", _LIVE, size=(90, 12))
+    first = terminal.wait("JOB", "bit/s", nodes).splitlines()
+    assert len(first) == 12 and first[0].startswith("JOB") and first[-1].endswith(nodes)
+    assert [row.split()[2:4] for row in first[1:3]] == [["hpc0", "tasks"], ["hpcvx", "segment"]]
+    terminal.resize(140, 30)
+    second = terminal.wait_for(lambda text: "bit/s" in text.splitlines()[27], "a larger table").splitlines()
+    assert len(second) == 30 and second[0].endswith("NOTE") and second[-1].endswith(nodes)
