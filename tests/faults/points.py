@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every place where a hook can fail, and failing there: strace's fault injection, on the hook as it is.
 
-    for point in recorded(host, "prolog", environment): ...     what it asks of the kernel, call by call
-    faulted(host, "prolog", environment, Fault(point, KILL))    run it again, and break it there
+    for point in recorded(forks, "prolog", environment): ...     what it asks of the kernel, call by call
+    faulted(forks, "prolog", environment, Fault(point, KILL))    run it again, and break it there
 
 A step of a hook is one or more system calls, and what stands between two of them changes nothing. So *before* a
 step is before its call, *after* it is before the next one; the answer to a netlink message is a call of its own,
@@ -17,32 +17,38 @@ import re
 import subprocess
 from dataclasses import dataclass
 
+from tests.faults.forks import Forks
 from tests.kernel.hosts import Host
 
 ERRORS = {
+    "clone": "EAGAIN",
+    "clone3": "EAGAIN",
     "connect": "ECONNREFUSED",
     "fchmod": "EPERM",
     "fcntl": "ENOLCK",
     "flock": "ENOLCK",
     "fsync": "EIO",
+    "getdents64": "EIO",
+    "memfd_create": "EMFILE",
     "mkdir": "ENOSPC",
     "mount": "EPERM",
     "openat": "EMFILE",
+    "pipe2": "EMFILE",
     "recvfrom": "ENOBUFS",
     "rename": "EIO",
     "rmdir": "EIO",
     "sendto": "ENOBUFS",
     "setns": "EPERM",
+    "socket": "EMFILE",
     "umount2": "EPERM",
     "unlink": "EIO",
     "unlinkat": "EIO",
     "unshare": "ENOSPC",
-    "vfork": "EAGAIN",
     "write": "ENOSPC",
 }
 """The system calls that are looked at, and how each fails."""
 
-_CHANGES = frozenset("mkdir mount rename rmdir umount2 unlink unlinkat unshare vfork write".split())
+_CHANGES = frozenset("mkdir mount rename rmdir umount2 unlink unlinkat unshare write".split())
 """Those that change something that outlives the process; ``openat`` may (O_CREAT), ``sendto`` most often does."""
 
 ERROR, KILL = "error", "kill"
@@ -51,9 +57,7 @@ NFT_KILLS, NFT_KILLS_AFTER = "killed before nft", "killed after nft"
 _NFT_FAULTS = (NFT_FAILS, NFT_FAILS_AFTER, NFT_KILLS, NFT_KILLS_AFTER)
 
 _CALL = re.compile(r"(\w+)\((.*)")
-_BEGIN = '"/etc/hpcnet/hpcnet.toml"'  # what comes before is the interpreter's
 _MESSAGE = re.compile(r"nlmsg_type=(?:0x([0-9a-f]+)|(?:RTM_(\w+)))")
-_IMPORT = re.compile(r'"[^"]*(?:python3|/hpcnet/(?:cli|kernel|counters|runtimes|slurm)|\.pyc?|\.so)["./]')
 _LOG = "/run/strace"
 
 _NFT = """#!/bin/sh
@@ -122,40 +126,41 @@ def faults(points: list[Point]) -> list[Fault]:
     return found
 
 
-def recorded(host: Host, hook: str, environment: dict[str, str]) -> list[Point]:
+def recorded(forks: Forks, hook: str, environment: dict[str, str]) -> list[Point]:
     """The points of a hook that runs to its end, in order."""
+    host = forks.host
     _stand_for_nft(host, 0, "")
-    done = _traced(host, hook, environment, "-e", f"trace={','.join(ERRORS)}")
+    done = _traced(forks, hook, environment, "-e", f"trace={','.join(ERRORS)}")
     calls = len(host.run("cat", "/run/nft/calls").stdout)
     _stand_no_more(host)
     assert done.returncode == 0, done.stderr
     counts = dict.fromkeys(ERRORS, 0)
-    points, begun = [], False
+    points = []
     for line in host.run("cat", _LOG).stdout.splitlines():
         call = _CALL.match(line)
         if call is None or call[1] not in ERRORS or "= ? ERESTART" in line:
             continue
         counts[call[1]] += 1
-        begun = begun or _BEGIN in line
-        if begun and not _IMPORT.search(line):
-            points.append(Point(call[1], counts[call[1]], call[2]))
+        points.append(Point(call[1], counts[call[1]], call[2]))
+    late = [point for point in points if ".py" in point.text]
+    assert not late, f"forked.py must import this: {late[0]}"
     return points + [Point("nft", number, "") for number in range(1, calls + 1)]
 
 
 def faulted(
-    host: Host, hook: str, environment: dict[str, str], fault: Fault
+    forks: Forks, hook: str, environment: dict[str, str], fault: Fault
 ) -> tuple[subprocess.CompletedProcess[str], bool]:
     """Run the hook with this fault; also whether it came to it, and it was that call."""
-    point = fault.point
+    point, host = fault.point, forks.host
     if point.call == "nft":
         _stand_for_nft(host, point.number, fault.how)
-        done = host.hook(hook, environment)
+        done = forks.hook(hook, environment)
         met = len(host.run("cat", "/run/nft/calls").stdout) >= point.number
         _stand_no_more(host)
         return done, met
     how = "signal=KILL" if fault.kills else f"error={ERRORS[point.call]}"
     inject = f"inject={point.call}:{how}:when={point.number}"
-    done = _traced(host, hook, environment, "-e", f"trace={point.call}", "-e", inject)
+    done = _traced(forks, hook, environment, "-e", f"trace={point.call}", "-e", inject)
     log = host.run("cat", _LOG).stdout
     mark = r"\n\+\+\+ killed by SIGKILL" if fault.kills else r"\(INJECTED\)"
     there = re.search(rf"^{point.call}\((.*){mark}", log, re.MULTILINE)
@@ -165,12 +170,16 @@ def faulted(
 def _target(call: str, text: str) -> str:
     """What a call is about, without what differs each time; a socket's peer does: dockerd hangs up at will."""
     words = re.sub(r"<[\w-]+:\[.*?\]>|[0-9]+|\)? +=.*", "", text).split(", ")
+    if call == "pipe2":
+        return words[-1]  # the files are its answer
     return " ".join(words[: 2 if call in ("mount", "openat", "unlinkat", "write") else 1])
 
 
-def _traced(host: Host, hook: str, environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+def _traced(
+    forks: Forks, hook: str, environment: dict[str, str], *options: str
+) -> subprocess.CompletedProcess[str]:
     # -yy: files by their names
-    return host.hook(hook, environment, under=("/usr/bin/strace", "-yy", "-s", "80", "-o", _LOG, *options))
+    return forks.hook(hook, environment, ("-yy", "-s", "80", "-o", _LOG, *options))
 
 
 def _stand_for_nft(host: Host, which: int, how: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from hpcnet.lab.cluster import Lab, Options
 from hpcnet.model import Request
 from tests.cluster.cluster import NODES
 from tests.faults.points import Point, faults
-from tests.faults.test_hooks import SHARE, in_turn, tried
-from tests.faults.trials import Scenario, Trials
+from tests.faults.test_hooks import in_turn, on_each, told, tried
+from tests.faults.trials import Scenario
 from tests.kernel.hosts import Host, job_environment, lease_of, require_root
 from tests.kernel.test_direct import direct_lease
 
@@ -40,17 +39,24 @@ OFFER: dict[str, dict[str, Any]] = {
     "direct": {"allow_shared": True},
 }
 
-# name: hook, its job, every so many-th fault without HPCNET_FAULTS=all
+SHARE = 3
+"""Without HPCNET_FAULTS=all every so many-th fault is tried: dockerd takes its time."""
+
+# name: hook, its job, every so many-th fault, whether a container runs
 SCENARIOS = {
-    "Docker": ("prolog", DOCKER, SHARE),
-    "Docker ends": ("epilog", DOCKER, SHARE),
-    "Docker, direct": ("prolog", DIRECT, 2 * SHARE),
-    "Docker, direct ends": ("epilog", DIRECT, 2 * SHARE),
+    "Docker": ("prolog", DOCKER, SHARE, False),
+    "Docker ends": ("epilog", DOCKER, SHARE, False),
+    "Docker ends, with a container": ("epilog", DOCKER, 2 * SHARE, True),
+    "Docker, direct": ("prolog", DIRECT, 2 * SHARE, False),
+    "Docker, direct ends": ("epilog", DIRECT, 2 * SHARE, False),
+    "Docker, direct ends, with a container": ("epilog", DIRECT, 4 * SHARE, True),
 }
 
 
 class Node(Host):
     """A node of the lab, in the terms of the other tests."""
+
+    interpreter = "/opt/hpcnet/bin/python"
 
     def __init__(self, lab: Lab, name: str) -> None:
         self.name, self.used = name, False
@@ -68,15 +74,9 @@ class Node(Host):
         self, hook: str, environment: dict[str, str], under: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
         """As Slurm would, or ``under`` a program that runs it."""
-        return self.run(*self._hook(hook, environment, under), check=False)
-
-    def start_hook(self, hook: str, environment: dict[str, str]) -> subprocess.Popen[str]:
-        """Start it."""
-        return self.start(*self._hook(hook, environment))
-
-    def _hook(self, hook: str, environment: dict[str, str], under: tuple[str, ...] = ()) -> tuple[str, ...]:
-        variables = (f"{key}={value}" for key, value in self._environment(environment).items())
-        return ("env", "-i", *variables, *under, "/opt/hpcnet/bin/python", "-I", "-m", "hpcnet", hook)
+        variables = (f"{key}={value}" for key, value in self.environment(environment).items())
+        program = (self.interpreter, "-I", "-m", "hpcnet", hook)
+        return self.run("env", "-i", *variables, *under, *program, check=False)
 
     def configure(self, text: str = "", deadline: int = 30) -> None:
         """The lab has one for all its hosts."""
@@ -93,17 +93,16 @@ def nodes() -> Iterator[list[Node]]:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_request_of(nodes: list[Node], capsys: pytest.CaptureFixture[str], name: str) -> None:
-    hook, environment, share = SCENARIOS[name]
+    hook, environment, share, container = SCENARIOS[name]
     before = (environment,) if hook == "epilog" else ()
-    scenario = Scenario(name, hook, environment, before, docker=True)
-    with ThreadPoolExecutor(len(nodes)) as pool:
-        benches = list(pool.map(lambda node: Trials(node, scenario), nodes))
+    scenario = Scenario(name, hook, environment, before, docker=True, container=container)
+    with on_each(nodes, scenario) as (pool, benches):
         points = _from_docker_on(benches[0].points())
         found = faults(points)
-        todo = list(in_turn(found, list(SCENARIOS).index(name), share))
+        todo = list(in_turn(found, list(SCENARIOS).index(name), share, share))
         wrong = tried(pool, benches, todo)
     with capsys.disabled():
-        print(f"\n{scenario.name}: {len(points)} points, {len(found)} faults, {len(todo)} trials")
+        print(f"\n{name}: {told(points, found, todo)}")
     assert not wrong, "\n".join(wrong)
     assert sum("UNIX" in point.text for point in points) >= 8
 

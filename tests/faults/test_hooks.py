@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prolog and Epilog broken at every step: an error or SIGKILL before and after each; then nothing may be left.
 
-``make test-faults`` runs every fault with each recovery; without HPCNET_FAULTS=all each fault of a share has one.
+``make test-faults`` runs every fault with each recovery; without HPCNET_FAULTS=all every kill and a share of the
+errors have one of them each.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
-from tests.faults.points import Fault, faults
-from tests.faults.trials import AGAIN, BESIDE, EPILOG, RECOVERIES, Scenario, Trials
-from tests.kernel.hosts import Fabric, job_environment, lease_of, require_root
+from tests.faults.points import Fault, Point, faults
+from tests.faults.trials import BESIDE, RECOVERIES, Scenario, Trials
+from tests.kernel.hosts import Fabric, Host, job_environment, lease_of, require_root
 from tests.kernel.test_direct import direct_lease
 from tests.kernel.test_reap import Slurmctld
 
@@ -25,8 +27,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 ALL = os.environ.get("HPCNET_FAULTS") == "all"
 SITE = '[offer]\nmodes = ["vxlan", "direct"]\n[direct]\nallow_shared = true\n'
 NODES = "n[1-4]"
-SHARE = 3
-"""Without HPCNET_FAULTS=all every so many-th fault is tried, another one in each scenario."""
+SHARE = 5
+"""Without HPCNET_FAULTS=all every so many-th error is tried: a hook takes most of them back by itself."""
 
 VXLAN = job_environment(lease_of(egress="host"), NODES)
 CLOSED = job_environment(lease_of(egress="none"), NODES)
@@ -48,7 +50,6 @@ SCENARIOS = {
     "over its older run": ("prolog", VXLAN, (OLDER,), (OTHER,), 300),
     "again over its own": ("prolog", VXLAN, (VXLAN,), (), 200),
 }
-IN_SHORT = ("the only job", "the only job ends", "direct beside another", "direct ends beside another")
 
 
 @pytest.fixture(scope="module")
@@ -61,35 +62,52 @@ def fabric() -> Iterator[Fabric]:
     made.close()
 
 
-@pytest.mark.parametrize("name", SCENARIOS if ALL else IN_SHORT)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_every_step_of(fabric: Fabric, capsys: pytest.CaptureFixture[str], name: str) -> None:
     hook, environment, before, beside, least = SCENARIOS[name]
     scenario = Scenario(name, hook, environment, before, beside, SITE)
-    with ThreadPoolExecutor(len(fabric.hosts)) as pool:
-        benches = list(pool.map(lambda host: Trials(host, scenario), fabric.hosts))
+    with on_each(fabric.hosts, scenario) as (pool, benches):
         points = benches[0].points()
         found = faults(points)
         todo = list(in_turn(found, list(SCENARIOS).index(name)))
         wrong = tried(pool, benches, todo)
-        for bench in benches:
-            bench.close()
     kills = sum(fault.kills for fault in found)
     with capsys.disabled():
-        print(f"\n{name}: {len(points)} points, {len(found)} faults ({kills} kills), {len(todo)} trials")
+        print(f"\n{name}: {told(points, found, todo)}")
     assert not wrong, "\n".join(wrong)
     assert len(found) >= least and kills >= least // 5
 
 
-def in_turn(found: list[Fault], first: int, share: int = SHARE) -> Iterator[tuple[Fault, str]]:
-    """Which faults are tried, each with a recovery; ``first``: where a share begins, of every ``share``-th."""
+@contextlib.contextmanager
+def on_each(hosts: Sequence[Host], scenario: Scenario) -> Iterator[tuple[Executor, list[Trials]]]:
+    """The scenario on all hosts at once, with a thread for each."""
+    with ThreadPoolExecutor(len(hosts)) as pool, contextlib.ExitStack() as ends:
+        benches = [Trials(host, scenario) for host in hosts]
+        for bench in benches:
+            ends.callback(bench.close)
+        list(pool.map(Trials.begin, benches))
+        yield pool, benches
+
+
+def in_turn(found: list[Fault], first: int, errors: int = SHARE, kills: int = 1) -> Iterator[tuple[Fault, str]]:
+    """Which faults are tried, each with a recovery: all with all, or else a share with the next one of them.
+
+    ``errors``, ``kills``: every so many-th of them; ``first``: where counting begins, so that scenarios differ.
+    """
     if ALL:
-        for fault in found:
-            # Prolog takes an error back by itself: one recovery shows that
-            for recovery in RECOVERIES if fault.kills else (AGAIN, EPILOG):
-                yield fault, recovery
+        yield from ((fault, recovery) for fault in found for recovery in RECOVERIES)
         return
-    for number in range(first % share, len(found), share):
-        yield found[number], RECOVERIES[number // share % len(RECOVERIES)]
+    for killing, share in ((True, kills), (False, errors)):
+        of_kind = [fault for fault in found if fault.kills == killing]
+        for number, fault in enumerate(of_kind[first % share :: share], first):
+            yield fault, RECOVERIES[number % len(RECOVERIES)]
+
+
+def told(points: list[Point], found: list[Fault], todo: list[tuple[Fault, str]]) -> str:
+    """The figures of a scenario."""
+    kills, tried = sum(fault.kills for fault in found), len({fault for fault, _ in todo})
+    recoveries = "each of 3 recoveries" if ALL else "one of 3 recoveries each"
+    return f"{len(points)} points, {len(found)} faults ({kills} kills); {tried} tried, with {recoveries}"
 
 
 def tried(pool: Executor, benches: list[Trials], todo: list[tuple[Fault, str]]) -> list[str]:

@@ -11,8 +11,9 @@ import subprocess
 import time
 from dataclasses import dataclass
 
+from tests.faults.forks import Forks
 from tests.faults.points import Fault, Point, faulted, recorded
-from tests.kernel.hosts import Host, ended
+from tests.kernel.hosts import Host
 
 AGAIN, EPILOG, CLEANUP = "Prolog again", "Epilog twice", "cleanup"
 RECOVERIES = (AGAIN, EPILOG, CLEANUP)
@@ -44,6 +45,9 @@ _LOST = "hpcnet: cannot come back"
 _NETLINK = frozenset({"sendto", "recvfrom", "setns", "openat", "socket"})
 
 
+_NOTHING: dict[str, set[str]] = {}
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A hook of job 17, and what stands when it runs."""
@@ -58,24 +62,32 @@ class Scenario:
     site: str = ""
     """hpcnet.toml"""
     docker: bool = False
-    """Whether dockerd is asked: what it makes of a request whose sender is gone is cleanup's to find."""
+    """Whether dockerd is asked: what it makes of a request that breaks off is cleanup's to find, and only that."""
+    container: bool = False
+    """Whether one runs in the job's Docker network."""
 
 
 class Trials:
-    """A host with a scenario's other job; afterwards (``close``) without it."""
+    """A host with a scenario's other job (from ``begin`` on); afterwards (``close``) without it."""
 
     def __init__(self, host: Host, scenario: Scenario) -> None:
         self.host, self.scenario = host, scenario
         host.configure(scenario.site, deadline=200)  # other tests may hold the kernel up
+        self._forks = Forks(host)
+        self.none, self.whole, self.found = _NOTHING, _NOTHING, _NOTHING
+
+    def begin(self) -> None:
+        """See what there is without the job, with it, and where the scenario's hook starts."""
         self._lay_out()
         self.none = self._settled()
-        self._prolog(scenario.environment)
+        self._prolog(self.scenario.environment)
         self.whole = self._settled()
         self._epilog()
         assert self._settled(self.none) == self.none
         self.start()
         self.found = self._settled()
         self._epilog()
+        self._end_container()
 
     def _lay_out(self) -> None:
         for environment in self.scenario.beside:
@@ -85,9 +97,18 @@ class Trials:
         """Everything as the scenario's hook finds it."""
         for environment in self.scenario.before:
             self._prolog(environment)
+        if self.scenario.container:
+            self.host.run(
+                "docker", "run", "-d", "--name=inside", f"--net=hpcnet-{JOB}", "hpcnet-lab", "sleep", "999"
+            )
+
+    def _end_container(self) -> None:
+        if self.scenario.container:
+            self.host.run("docker", "rm", "-f", "inside")
 
     def close(self) -> None:
         """Nothing of any job."""
+        self._forks.close()
         for environment in self.scenario.beside:
             assert self.host.hook("epilog", environment).returncode == 0
         self.host.configure()
@@ -95,20 +116,21 @@ class Trials:
     def points(self) -> list[Point]:
         """Those of the scenario's hook."""
         self.start()
-        found = recorded(self.host, self.scenario.hook, self.scenario.environment)
+        found = recorded(self._forks, self.scenario.hook, self.scenario.environment)
         self._epilog()
+        self._end_container()
         return found
 
     def run(self, fault: Fault, recovery: str) -> list[str]:
         """What is wrong behind this fault and this recovery."""
         for _ in range(_TRIES):
             self.start()
-            done, met = faulted(self.host, self.scenario.hook, self.scenario.environment, fault)
+            done, met = faulted(self._forks, self.scenario.hook, self.scenario.environment, fault)
             wrong = [] if met else [f"the hook did not come there: {done.stderr!r}"]
             if not fault.kills:
                 wrong += self._told(done) + self._judged(done, fault)
-            if fault.kills or done.returncode == 0 or self._state() != self.none:
-                wrong += self._recovered(recovery)
+            wrong += self._recovered(recovery, fault)
+            self._end_container()
             if met or len(wrong) > 1:
                 break
         if wrong:
@@ -150,33 +172,36 @@ class Trials:
             return [f"exit 1, but nothing could carry traffic: {done.stderr!r}"]
         return []
 
-    def _recovered(self, recovery: str) -> list[str]:
+    def _recovered(self, recovery: str, fault: Fault) -> list[str]:
+        wrong = []
         try:
             if recovery == AGAIN:
                 self._prolog(self.scenario.environment)
-                wrong = _differences("Prolog again", self.whole, self._settled(self.whole))
+                self._end_container()  # if it is in the network still
+                wrong += _differences("Prolog again", self.whole, self._settled(self.whole))
                 self._epilog()
             elif recovery == EPILOG:
-                wrong = []
                 self._epilog()
                 self._epilog()
-            else:
-                wrong = []
-                done = self.host.hpcnet("cleanup", "--min-age", "0")
-                assert done.returncode == 0, done.stdout + done.stderr
-            if self.scenario.docker and recovery != CLEANUP:
-                self.host.hpcnet("cleanup", "--min-age", "0")
+            if recovery == CLEANUP or (self.scenario.docker and "UNIX" in fault.point.text):
+                self._cleanup()
         except AssertionError as error:
             return [f"{error}"]
         return wrong + _differences("left", self.none, self._settled(self.none))
 
     def _prolog(self, environment: dict[str, str]) -> None:
-        code, errors = ended(self.host.start_hook("prolog", environment))
-        assert (code, len(errors.splitlines())) == (0, 1), f"prolog: {errors}"
+        self._hook("prolog", environment)
 
     def _epilog(self) -> None:
-        code, errors = ended(self.host.start_hook("epilog", {"SLURM_JOB_ID": str(JOB), "SLURM_JOB_UID": "20001"}))
-        assert (code, len(errors.splitlines())) == (0, 1), f"epilog: {errors}"
+        self._hook("epilog", {"SLURM_JOB_ID": str(JOB), "SLURM_JOB_UID": "20001"})
+
+    def _hook(self, hook: str, environment: dict[str, str]) -> None:
+        done = self._forks.hook(hook, environment)
+        assert (done.returncode, len(done.stderr.splitlines())) == (0, 1), f"{hook}: {done.stderr}"
+
+    def _cleanup(self) -> None:
+        done = self._forks.run("cleanup", "--min-age", "0")
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def _state(self) -> dict[str, set[str]]:
         """Everything of the host and of the jobs' namespaces, but for what the kernel chooses."""
@@ -186,7 +211,9 @@ class Trials:
         }
         if self.scenario.docker:
             inside["docker"] = "docker network ls --format '{{.Name}} {{.Driver}} {{.Label \"hpcnet.serial\"}}'"
-        return {key: lasting(text) for key, text in self.host.state(inside).items()}
+        state = {key: lasting(text) for key, text in self.host.state(inside).items()}
+        state["files"].discard(f"/run/hpcnet/jobs/{JOB}/slots")  # made with the first container
+        return state
 
     def _settled(self, wanted: dict[str, set[str]] | None = None) -> dict[str, set[str]]:
         """The state, once it is as wanted, or else stays: the kernel tells of a carrier, and joins the multicast

@@ -60,6 +60,9 @@ _STATE = {
 class Host:
     """One host; ``run`` runs a command on it as root."""
 
+    interpreter = sys.executable
+    """Of its hpcnet."""
+
     def __init__(self, name: str, own_processes: bool = False) -> None:
         """``own_processes``: in a process table of its own, where it sees those of no other host."""
         self.name = name
@@ -126,13 +129,14 @@ class Host:
         self, hook: str, environment: dict[str, str], under: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
         """Run a hook as Slurm would, or ``under`` a program that runs it."""
-        return self.run(*under, *_HPCNET, hook, check=False, env=self._environment(environment))
+        return self.run(*under, *_HPCNET, hook, check=False, env=self.environment(environment))
 
     def start_hook(self, hook: str, environment: dict[str, str]) -> subprocess.Popen[str]:
         """Start a hook as Slurm would."""
-        return self.start(*_HPCNET, hook, env=self._environment(environment))
+        return self.start(*_HPCNET, hook, env=self.environment(environment))
 
-    def _environment(self, environment: dict[str, str]) -> dict[str, str]:
+    def environment(self, environment: dict[str, str]) -> dict[str, str]:
+        """Of a hook: what Slurm adds itself, and this."""
         path = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         return {**path, "SLURMD_NODENAME": self.name, **environment}
 
