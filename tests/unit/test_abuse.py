@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Option strings and comments of somebody who means harm: through job_submit.lua, request and record.
 
-20,000 of them in one Lua process, which must say of each what Python says; and a list of nasty ones. What a node's
-Prolog makes of such a record: tests/kernel/test_abuse.py.
+20,000 of them in one Lua process, which must say of each what Python says, and through Prolog as a job's record,
+without a kernel; and a list of nasty ones. Prolog on a node: tests/kernel/test_abuse.py.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import random
 from pathlib import Path
+from typing import Callable
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from hpcnet import names, record, request
-from hpcnet.config import Site
+from hpcnet import config, journal, lifecycle, names, record, request
+from hpcnet.cli import hooks
+from hpcnet.config import Hooks, Site
 from hpcnet.errors import SiteError, UserError
+from hpcnet.kernel import netns, nft, rtnl
 from hpcnet.record import Record
+from tests.kernel.hosts import job_environment
 from tests.unit import lua
 from tests.unit.lua import Result
 
@@ -150,8 +156,9 @@ def judge(option: str, result: Result) -> None:
         assert record.token(record.parse(stamp)) == stamp and len(stamp) < 200
 
 
-@pytest.mark.skipif(LUA is None, reason="no lua here")
-def test_twenty_thousand_options_are_read_or_refused_in_one_line_and_by_both_alike(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def options() -> list[str]:
+    """20,000 of them, made by hypothesis."""
     options: list[str] = []
 
     @settings(max_examples=EXAMPLES // BATCH, deadline=None, phases=[Phase.generate], database=None,
@@ -165,11 +172,68 @@ def test_twenty_thousand_options_are_read_or_refused_in_one_line_and_by_both_ali
 
     draw()
     assert len(options) >= EXAMPLES
+    return options
+
+
+@pytest.mark.skipif(LUA is None, reason="no lua here")
+def test_each_is_read_or_refused_in_one_line_and_by_both_alike(options: list[str], tmp_path: Path) -> None:
     asked = 0
     for option, result in zip(options, lua_says(options, tmp_path)):
         judge(option, result)
         asked += result.code == -1 or "comment" in result.desc
     assert asked > EXAMPLES / 10, "they are too tame"
+
+
+@pytest.fixture
+def touched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a hook asks of the kernel, of nft and of its files, and is not given."""
+    asked: list[str] = []
+
+    def refusing(what: str) -> Callable[..., None]:
+        def refuse(*_: object) -> None:
+            asked.append(what)
+            raise OSError(errno.EPERM, what)
+
+        return refuse
+
+    faked = (rtnl, "Rtnl"), (nft, "_run"), (netns, "_call"), (journal, "begin"), (journal, "_write")
+    for module, name in faked:
+        monkeypatch.setattr(module, name, refusing(f"{module.__name__}.{name}"))
+    return asked
+
+
+def test_each_as_a_jobs_record_is_refused_by_prolog_in_one_line_and_nothing_is_built(
+    options: list[str], touched: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    site = Site(hooks=Hooks(log=str(log)))
+    monkeypatch.chdir(tmp_path)  # a hook leaves it for /
+    monkeypatch.setattr(config, "load", lambda: site)
+    monkeypatch.setattr(journal, "locked", lambda job: contextlib.nullcontext())
+    monkeypatch.setattr(lifecycle, "_remove", lambda job, site: [])
+    refusals: list[str] = []
+    monkeypatch.setattr(journal, "refuse", lambda job, reason: refusals.append(reason))
+    for name, value in job_environment(None, "n1").items():
+        monkeypatch.setenv(name, value)
+    lease = FORGED.partition("::")[2]
+    records = (
+        "{0}",
+        "hpcnet:asked:{0}",
+        f"hpcnet:lease:{{0}}:{lease}",
+        "hpcnet:refused:{0}:{0}",
+        "mine hpcnet:{0}",
+    )
+    for number, option in enumerate(options):
+        stamp = python_says(option)[0]
+        text = (stamp or records[number % len(records)].format(option)).replace("\0", "")
+        monkeypatch.setenv("SLURM_JOB_COMMENT", text)
+        assert hooks.main("prolog") == 0, repr(text)
+    lines = log.read_text(encoding="utf-8").split("\n")[:-1]
+    assert len(lines) == len(options) == len(refusals)
+    for line in lines:
+        assert " hpcnet prolog: job 17: refused: " in line and line.isprintable() and "internal error" not in line
+        assert len(line) < 1000
+    assert touched == []
 
 
 @pytest.mark.skipif(LUA is None, reason="no lua here")
