@@ -161,12 +161,14 @@ examples:
 """
 
 _BENCH = """\
-Run it as a step of two tasks on two nodes: the first one measures and prints. Needs iperf3 on both. Without a
-network of the job it measures the nodes' own fabric, which is what to compare with.
+Run it as a step of two tasks on two nodes: the first one measures and prints. Without a network of the job it
+measures the nodes' own fabric, which is what to compare with. Or outside of a job with --networks: a job for each,
+all on the same two nodes at once, measured in turns; "host" is no network. The nodes must take that many jobs.
 
 examples:
   srun -N2 -n2 hpcnet bench --json > host.json
   srun -N2 -n2 --network=ib hpcnet bench --compare host.json
+  hpcnet bench --networks host ib ib,mode=direct --rounds 7 --save bench.json --svg bench.svg
 """
 
 _FILTER = """\
@@ -319,8 +321,13 @@ def _parser() -> argparse.ArgumentParser:
             help="what reaches a node: called with its name and a command line (default: %(default)s)",
         )
     measure = command("bench", bench.run, "measure what the job's network carries between two nodes", _BENCH)
-    measure.add_argument("--seconds", metavar="S", type=_count, default=2, help="of each test (default 2)")
-    measure.add_argument("--rounds", metavar="N", type=_count, default=3, help="of all tests (default 3)")
+    measure.add_argument("--seconds", metavar="S", type=_interval, default=1.0, help="of each test (default 1)")
+    measure.add_argument("--rounds", metavar="N", type=_count, default=5, help="of all tests (default 5)")
+    measure.add_argument("--networks", metavar="NETWORK", nargs="+", help="start a job for each; host, ib, ib,...")
+    measure.add_argument("--nodes", metavar="LIST", help="with --networks: the two nodes, such as n[1-2]")
+    measure.add_argument("--save", metavar="FILE", help="write all figures as JSON")
+    measure.add_argument("--svg", metavar="FILE", help="write a chart of both ways at once")
+    measure.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
     measure.add_argument("--compare", metavar="FILE", help="an answer with --json of another network")
     load = command("filter", node.run_filter, "hpcnet's own packet filter on this host", _FILTER)
     load.add_argument("action", choices=("show", "load"))

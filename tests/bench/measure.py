@@ -7,27 +7,34 @@ ratio is the median of the rounds' own ratios.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
+import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hpcnet.lab.cluster import Lab, Options
 
-# Runs on a host: the commands of stdin's JSON one after the other, round by round. Prints for each its wall clock
-# and processor milliseconds (its own and its children's) of every round; a first round only fills caches.
+# Runs on a host: the groups of commands of stdin's JSON one after the other, round by round, each round beginning
+# with another group. Prints for each command its wall clock and processor milliseconds (its own, its children's)
+# of every round; a first round only fills caches. Before each command nothing happens for PAUSE seconds, so that
+# none pays for what the one before left to the kernel.
 TIMED = """
 import json, os, sys, tempfile, time
 work = json.load(sys.stdin)
 said = tempfile.TemporaryFile("w+")
 quiet = [(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0), (os.POSIX_SPAWN_DUP2, said.fileno(), 2)]
-found = {case["name"]: {"wall": [], "cpu": []} for case in work["cases"]}
+groups = work["groups"]
+found = {case["name"]: {"wall": [], "cpu": []} for group in groups for case in group}
 for number in range(work["rounds"] + 1):
-    for case in work["cases"]:
+    turn = 3 * number % len(groups)
+    for case in [case for group in groups[turn:] + groups[:turn] for case in group]:
+        time.sleep(work["pause"])
         env = {key: value.replace("@ROUND@", str(number)) for key, value in case.get("env", {}).items()}
         argv = case["argv"]
         begin = time.perf_counter()
@@ -40,9 +47,11 @@ for number in range(work["rounds"] + 1):
         if number:
             found[case["name"]]["wall"].append(round(1000 * (end - begin), 3))
             found[case["name"]]["cpu"].append(round(1000 * (used.ru_utime + used.ru_stime), 3))
-        time.sleep(case.get("pause", 0))
 print(json.dumps(found))
 """
+
+
+PAUSE = 0.06  # the kernel frees devices some 45 ms after their namespace
 
 
 @contextmanager
@@ -57,9 +66,61 @@ def lab(**options: Any) -> Iterator[Lab]:
             made.down()
 
 
+class Pair:
+    """Two ends of :mod:`hpcnet.cli.flow`, each a process; ``near`` and ``far`` come before their command lines.
+
+    They stay, so that a test costs no start of a program, until ``close``.
+    """
+
+    def __init__(self, near: Sequence[str], far: Sequence[str], address: str, port: int) -> None:
+        words = [address, str(port)]
+        self._far = subprocess.Popen([*far, "far", *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self._near = subprocess.Popen(
+            [*near, "near", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def measure(self, test: str, seconds: float) -> dict[str, float]:
+        """As :meth:`hpcnet.cli.flow.Near.measure`."""
+        assert self._near.stdin is not None and self._near.stdout is not None
+        self._near.stdin.write(f"{test} {seconds}\n")
+        self._near.stdin.flush()
+        line = self._near.stdout.readline()
+        if not line:
+            raise SystemExit("bench: an end of the measuring went away; what it said stands above")
+        found: dict[str, float] = json.loads(line)
+        return found
+
+    def close(self) -> None:
+        """End both."""
+        self._near.communicate()
+        self._far.kill()
+        self._far.wait()
+
+
+def in_turns(
+    pairs: Mapping[str, Pair], seconds: Mapping[str, float], rounds: int
+) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """By name of a pair and of a test: each round's figures. Each round begins with another pair, every other one
+    goes the other way round: whoever comes first, or behind a heavy one, is not always the same.
+    """
+    found: dict[str, dict[str, list[dict[str, float]]]] = {name: {test: [] for test in seconds} for name in pairs}
+    names = list(pairs)
+    for number in range(rounds):
+        turn = 3 * number % len(names)
+        order = names[turn:] + names[:turn]
+        for test, duration in seconds.items():
+            for name in order[:: -1 if number % 2 else 1]:
+                found[name][test].append(pairs[name].measure(test, duration))
+    return found
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, quartiles and the least, of any unit."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
+    low, middle, high = (
+        statistics.quantiles(values, n=4)
+        if len(values) > 3
+        else (min(values), statistics.median(values), max(values))
+    )
     return {
         "median": round(middle, 3),
         "low": round(low, 3),

@@ -45,8 +45,8 @@ def ways(lab: Lab) -> Iterator[Way]:
 
 
 def _job(lab: Lab, mode: str) -> int:
-    """A job of two nodes with a network and a Docker network, which sleeps."""
-    network = f"--network=ib,mode={mode},docker=yes,egress=none"
+    """A job of two nodes with a network, by default with a way out, and a Docker network, which sleeps."""
+    network = f"--network=ib,mode={mode},docker=yes"
     argv = ["sbatch", "--parsable", "-N2", "--chdir=/tmp", "-o/dev/null", network, "--wrap=sleep 7200"]
     job = int(lab.run("login", argv, user="alice").stdout)
     published = f"/run/hpcnet/jobs/{job}/network"
@@ -60,7 +60,7 @@ def _container(lab: Lab, name: str, options: list[str], address: str = "") -> Wa
     label = name.replace(", ", "-").replace(" ", "-")
     for node in (FAR, NEAR):
         lab.run(node, ["docker", "run", "-d", "--name", label, *options, IMAGE, "sleep", "7200"], timeout=120)
-    # Its network, not its control group: groups share a busy machine's processors unequally.
+    # What measures is outside it, in its network only: control groups share a busy machine's processors unequally.
     near, far = (("nsenter", f"--net=/proc/{_pid(lab, node, label)}/ns/net", "--") for node in (NEAR, FAR))
     return Way(name, address or _container_address(lab, label), near, far)
 

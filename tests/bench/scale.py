@@ -4,7 +4,11 @@
     python -m tests.bench.scale [--sizes 2,10,100,1000,10000] [--runs 5] [--leases 100000] [--live 5000] [--json]
 
 Prolog and Epilog of one node, as Slurm starts them; the other nodes need not exist. Their --profile tells the
-phases; memory is the process's peak. The lease store is a file of its own, in memory.
+phases; memory is the process's peak. The largest size is measured again with hpcnet's defaults: the nodes'
+addresses from a hosts file of that many lines, and a way out.
+
+The same leases are made and released in an empty store and in one with --live others, both in memory; and some of
+them in a file under DISK, which SQLite brings to the disk each time, as on a controller.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import json
 import math
 import os
 import re
+import shutil
 import statistics
 import sys
 import tempfile
@@ -52,6 +57,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5, help="of each size (default 5)")
     parser.add_argument("--leases", type=int, default=100_000, help="made and released (default 100000)")
     parser.add_argument("--live", type=int, default=5000, help="jobs that hold one meanwhile (default 5000)")
+    parser.add_argument("--on-disk", type=int, default=300, help="leases on disk (default 300)")
+    parser.add_argument("--disk", metavar="DIRECTORY", default="/var/tmp", help="on a disk (default %(default)s)")
     parser.add_argument("--jobs", type=int, default=200, help="networks on one node at once (default 200)")
     parser.add_argument("--json", action="store_true", help="all figures, on stdout")
     arguments = parser.parse_args()
@@ -63,7 +70,7 @@ def main() -> int:
             "what": "growth with the job's size on one node, and with the number of leases",
             "nodes": of_sizes(host, sizes, arguments.runs),
             "jobs": of_jobs(host, arguments.jobs),
-            "leases": of_leases(arguments.leases, arguments.live),
+            "leases": of_leases(arguments),
             "machine": measure.machine(),
         }
     finally:
@@ -79,13 +86,23 @@ def of_sizes(host: Host, sizes: list[int], runs: int) -> dict[str, Any]:
     """Prolog and Epilog of one node of jobs of these sizes, in turns."""
     host.configure('[fabric]\npeers = "number"\npeers_base = "172.31.0.0"')
     found: dict[int, list[dict[str, Any]]] = {size: [] for size in sizes}
-    for _ in range(runs):
-        for size in sizes:
-            bits = leases.host_bits(size, 0)
-            environment = job_environment(lease_of(ipv4=IPv4Network((0x0A800000, 32 - bits))), f"n[1-{size}]")
-            found[size].append({hook: _one(host, hook, environment) for hook in ("prolog", "epilog")})
+    for number in range(runs):
+        for size in sizes if number % 2 else reversed(sizes):
+            found[size].append(_both(host, size))
     document = {str(size): _size(each) for size, each in found.items()}
-    return {"sizes": document, "growth": _growth(found)}
+    largest = max(sizes)
+    lines = "".join(f"172.31.{number >> 8}.{number & 255} n{number}-ib\n" for number in range(1, largest + 1))
+    host.write("/etc/bench-hosts", lines)
+    host.configure('[fabric]\npeers = "hosts"\npeers_file = "/etc/bench-hosts"\npeers_name = "{node}-ib"')
+    defaults = [_both(host, largest, egress="host") for _ in range(runs)]
+    return {"sizes": document, "growth": _growth(found), "defaults": {str(largest): _size(defaults)}}
+
+
+def _both(host: Host, size: int, egress: str = "none") -> dict[str, Any]:
+    """Prolog and Epilog of a job of that many nodes."""
+    lease = lease_of(ipv4=IPv4Network((0x0A800000, 32 - leases.host_bits(size, 0))), egress=egress)
+    environment = job_environment(lease, f"n[1-{size}]")
+    return {hook: _one(host, hook, environment) for hook in ("prolog", "epilog")}
 
 
 def _one(host: Host, hook: str, environment: dict[str, str]) -> dict[str, Any]:
@@ -128,7 +145,7 @@ def _growth(found: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
             least = {size: min(run[hook][what] for run in found[size]) for size in sizes}
             more = {size: least[size] - least[base] for size in sizes[1:]}
             document[f"{hook} {what} more"] = round(more[large], 1)
-            if len(sizes) > 2 and what != "megabytes" and more[sizes[-2]] > 0:
+            if len(sizes) > 2 and what != "megabytes" and min(more[sizes[-2]], more[large]) > 0:
                 growth = math.log(more[large] / more[sizes[-2]]) / math.log(large / sizes[-2])
                 document[f"{hook} {what} exponent"] = round(growth, 2)
     return document
@@ -158,38 +175,52 @@ def of_jobs(host: Host, number: int) -> dict[str, Any]:
     return document
 
 
-def of_leases(number: int, live: int) -> dict[str, Any]:
-    """Leases made and released in one store while ``live`` jobs hold theirs: microseconds each, first and last."""
+def of_leases(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The same leases made and released in stores with and without others, in memory; and some on a disk."""
+    document: dict[str, Any] = {"made": arguments.leases, "live": arguments.live}
+    rows = {}
+    for live in (0, arguments.live):
+        rows[live] = _store("/dev/shm", arguments.leases, live)
+        document[f"{live} live"] = rows[live][1]
+    both = (sorted(rows[live][0])[len(rows[live][0]) // 2] for live in (arguments.live, 0))
+    document[f"{arguments.live} live / none"] = round(next(both) / next(both), 2)
+    document["on disk"] = {
+        f"{live} live": _store(arguments.disk, arguments.on_disk, live)[1] for live in (0, arguments.live)
+    }
+    return document
+
+
+def _store(where: str, number: int, live: int) -> tuple[list[float], dict[str, Any]]:
+    """Microseconds of each lease, all of them and in short."""
     first = Site().pool.vni[0]
     site = Site(pool=Pool(vni=(first, first + 65535)))
     terms = leases.terms_of(Request(), site)
     pool = leases.pool_of(terms, site)
-    with tempfile.TemporaryDirectory(prefix="hpcnet-bench-", dir="/dev/shm") as directory:
-        path = os.path.join(directory, "leases.sqlite")
+    each = []
+    with tempfile.TemporaryDirectory(prefix="hpcnet-bench-", dir="/dev/shm") as memory:
+        path = os.path.join(memory, "leases.sqlite")
         with leasestore.LeaseStore(path, list, log=lambda _: None) as store:
-            filled = [_lease_one(store, job, terms, pool)[0] for job in range(1, live + 1)]
-            each = []
-            for job in range(live + 1, live + 1 + number):
-                seconds, serial = _lease_one(store, job, terms, pool)
-                each.append(seconds + _release(store, job, serial))
-        begin = time.perf_counter()
-        with leasestore.LeaseStore(path, list, log=lambda _: None) as store:
-            opened = time.perf_counter() - begin
-            held = len(store.entries())
-        size = os.path.getsize(path)
+            for job in range(1, live + 1):
+                _lease_one(store, job, terms, pool)
+        with tempfile.TemporaryDirectory(prefix="hpcnet-bench-", dir=where) as directory:
+            path = shutil.copy(path, directory)
+            begin = time.perf_counter()
+            with leasestore.LeaseStore(path, list, log=lambda _: None) as store:
+                opened = time.perf_counter() - begin
+                for job in range(live + 1, live + 1 + number):
+                    seconds, serial = _lease_one(store, job, terms, pool)
+                    each.append(1e6 * (seconds + _release(store, job, serial)))
+                held = len(store.entries())
     if held != live:
         raise SystemExit(f"bench: {held} leases are held, not {live}")
     some = max(1, number // 20)
-    return {
+    return each, {
         "made": number,
-        "live": live,
-        "microseconds": measure.spread([1e6 * seconds for seconds in each]),
-        "first": measure.spread([1e6 * seconds for seconds in each[:some]]),
-        "last": measure.spread([1e6 * seconds for seconds in each[-some:]]),
+        "microseconds": measure.spread(each),
+        "first": measure.spread(each[:some]),
+        "last": measure.spread(each[-some:]),
         "last / first": round(statistics.median(each[-some:]) / statistics.median(each[:some]), 2),
-        "empty pool": measure.spread([1e6 * seconds for seconds in filled[: max(2, live // 20)]]),
         "open ms": round(1000 * opened, 1),
-        "file KiB": size // 1024,
     }
 
 
@@ -218,6 +249,10 @@ def show(document: dict[str, Any]) -> None:
                 f"{size:>6} nodes  {hook}  {found['wall']['median']:7.1f} ms, {found['processor']['median']:.0f} "
                 f"of the processor, {found['megabytes']['median']:5.1f} MiB   {phases}"
             )
+    for size, each in document["nodes"]["defaults"].items():
+        for hook in ("prolog", "epilog"):
+            found = each[hook]
+            print(f"{size:>6} nodes, with the defaults  {hook}  {found['wall']['median']:7.1f} ms")
     for name, value in document["nodes"]["growth"].items():
         print(f"  {name}: {value}")
     for name in ("jobs", "leases"):
