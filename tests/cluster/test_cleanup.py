@@ -125,6 +125,78 @@ def test_a_lease_in_quarantine_is_freed_when_its_node_was_cleaned(without_epilog
     assert not quarantined(cluster, serial)
 
 
+@pytest.fixture
+def without_epilog_slurmctld(cluster: Cluster) -> Iterator[Cluster]:
+    """A controller that tells nobody when a job ends; leases need no rest."""
+    cluster.lab.configure(slurm={"EpilogSlurmctld": "/bin/true"}, hpcnet={"pool": {"cooldown": 0}})
+    yield cluster
+    cluster.lab.configure()
+
+
+def store(cluster: Cluster, sql: str) -> list[list[Any]]:
+    """Rows of the lease store."""
+    script = (
+        "import json, sqlite3, sys\n"
+        "with sqlite3.connect(sys.argv[1]) as store: print(json.dumps(list(store.execute(sys.argv[2]))))"
+    )
+    path = "/var/spool/slurmctld/hpcnet.sqlite"
+    rows: list[list[Any]] = json.loads(cluster.root("ctl", "python3", "-c", script, path, sql))
+    return rows
+
+
+def leases(report: dict[str, Any]) -> dict[int, str]:
+    """By job: what became of its lease."""
+    return {lease["job"]: lease["verdict"] for lease in report["leases"]["leases"]}
+
+
+def test_leases_whose_epilog_slurmctld_never_came(without_epilog_slurmctld: Cluster) -> None:
+    cluster = without_epilog_slurmctld
+    first, second = (cluster.sbatch("true", "--network=ib", "-w", "n1") for _ in range(2))
+    for job in (first, second):
+        assert cluster.finished(job) == "COMPLETED"
+    both = f"job IN ({first}, {second})"
+    store(cluster, f"UPDATE lease SET serial = serial - 100 WHERE {both}")  # too young ones are let alone
+    states = f"SELECT job, state FROM lease WHERE {both} ORDER BY job"
+    everything = "SELECT * FROM lease, last"
+    before = store(cluster, everything)
+    assert store(cluster, states) == [[first, "live"], [second, "live"]]
+
+    ended = "ended: its EpilogSlurmctld never came"
+    assert leases(cleanup(cluster, "ctl", "--dry-run", code=1)) == dict.fromkeys(
+        (first, second), f"would be {ended}"
+    )
+    cluster.lab.stop_daemon("ctl", "slurmctld")
+    try:
+        silent = cleanup(cluster, "ctl", code=3)
+        said = cluster.lab.run("ctl", ["hpcnet", "cleanup"], check=False).stdout
+    finally:
+        cluster.lab.start_daemon("ctl", "slurmctld")
+        cluster.lab.await_idle()
+    assert silent["leases"]["leases"] == [] and "slurm" in silent["leases"]["silence"]
+    assert said.startswith("leases are kept: ")
+    assert store(cluster, everything) == before
+
+    assert leases(cleanup(cluster, "ctl", "--job", str(first))) == {first: ended}
+    assert store(cluster, states) == [[first, "ending"], [second, "live"]]
+    assert leases(cleanup(cluster, "ctl", "--job", str(first), "--dry-run", code=1)) == {first: "would be freed"}
+    assert leases(cleanup(cluster, "ctl", "--job", str(first))) == {first: "freed"}
+    assert leases(cleanup(cluster, "ctl")) == {second: ended}
+    cluster.root("ctl", "scontrol", "update", "nodename=n1", "state=drain", "reason=new memory")
+    try:
+        waits = "put in quarantine until n1 reboots or is cleaned"
+        assert leases(cleanup(cluster, "ctl", "--dry-run", code=1)) == {second: f"would be {waits}"}
+        serial = store(cluster, f"SELECT serial FROM lease WHERE job = {second}")[0][0]
+        said = cluster.root("ctl", "hpcnet", "cleanup")
+        assert said == f"lease {serial} of job {second}: {waits}\n"
+    finally:
+        cluster.root("ctl", "scontrol", "update", "nodename=n1", "state=resume")
+    assert leases(cleanup(cluster, "ctl")) == {}, "it has waited for n1 before"
+    assert store(cluster, states) == [[second, "quarantined"]]
+    over = cleanup(cluster, "ctl", "--nodes", "n1", "--rsh", "srun --quiet --nodes=1 --nodelist")
+    assert over["freed"] == 1
+    assert store(cluster, states) == []
+
+
 def bring_back(cluster: Cluster, node: str) -> None:
     """slurmd again, and the node in service; it may be so by itself."""
     cluster.lab.start_daemon(node, "slurmd")
@@ -135,8 +207,7 @@ def bring_back(cluster: Cluster, node: str) -> None:
 def quarantined(cluster: Cluster, serial: int) -> bool:
     """Whether the lease waits for a node; a cleanup on the controller puts it there."""
     cleanup(cluster, "ctl")
-    select = "import sqlite3; print(*sqlite3.connect('/var/spool/slurmctld/hpcnet.sqlite').execute(%r))"
-    return f"({serial}," in cluster.root("ctl", "python3", "-c", select % "SELECT serial, node FROM quarantine")
+    return bool(store(cluster, f"SELECT node FROM quarantine WHERE serial = {serial}"))
 
 
 def test_the_controllers_log_tells_a_leases_whole_life(cluster: Cluster) -> None:

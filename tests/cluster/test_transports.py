@@ -12,25 +12,12 @@ import pytest
 
 from hpcnet.counters.frames import Assembler
 from tests.cluster.cluster import Cluster, eventually
-from tests.cluster.test_prometheus import ADDRESS, TOKEN, agents, get, running, served
+from tests.cluster.ssh import serving
+from tests.cluster.test_prometheus import ADDRESS, TOKEN, agents, get, served
 from tests.cluster.test_stats import interface, samplers, stats, watching
 
 __all__ = ["agents", "served"]  # fixtures
 pytestmark = pytest.mark.cluster
-
-_SSHD = """
-HostKey /etc/ssh/lab
-AuthorizedKeysFile /etc/ssh/keys/%u
-StrictModes no
-UsePAM no
-PidFile none
-"""
-_SSH = """
-StrictHostKeyChecking no
-UserKnownHostsFile /dev/null
-LogLevel ERROR
-IdentityFile /etc/ssh/%u
-"""
 
 
 @pytest.fixture
@@ -115,20 +102,8 @@ def test_each_docker_container_is_there_by_its_name(token: Cluster) -> None:
 @pytest.fixture
 def sshd(cluster: Cluster) -> Iterator[Cluster]:
     """sshd on n1, for alice, bob and root with the keys that they have on the login node."""
-    made = "/etc/ssh/lab /etc/ssh/keys /etc/ssh/lab.conf"
-    cluster.root("login", "sh", "-c", f"cat > /etc/ssh/ssh_config.d/lab.conf <<'X'{_SSH}X")
-    script = f"mkdir -p /run/sshd /etc/ssh/keys; cat > /etc/ssh/lab.conf <<'X'{_SSHD}X"
-    cluster.root("n1", "sh", "-c", script + "\nssh-keygen -qt ed25519 -N '' -f /etc/ssh/lab")
-    for user in ("alice", "bob", "root"):
-        make = f"cd /etc/ssh; ssh-keygen -qt ed25519 -N '' -f {user}; chown {user} {user}; cat {user}.pub"
-        cluster.root("n1", "sh", "-c", f"echo '{cluster.root('login', 'sh', '-c', make)}' > /etc/ssh/keys/{user}")
-    try:
-        with running(cluster, "n1", "/usr/sbin/sshd", "-D", "-f", "/etc/ssh/lab.conf"):
-            eventually("sshd answers", lambda: cluster.run("ssh", "n1", "true", check=False).returncode == 0)
-            yield cluster
-    finally:
-        cluster.root("n1", "rm", "-rf", *made.split())
-        cluster.root("login", "sh", "-c", "cd /etc/ssh; rm -f alice* bob* root* ssh_config.d/lab.conf")
+    with serving(cluster, ("n1",), "login", ("alice", "bob", "root")):
+        yield cluster
 
 
 def _started(cluster: Cluster, job: int, user: str) -> bool:
