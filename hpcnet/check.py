@@ -62,12 +62,18 @@ def check(job_id: int, site: Site) -> Report:
 
 
 def _filter_differs(plan: Plan, site: Site) -> tuple[list[str], list[str]]:
-    """Rules that the node's packet filter lacks, and those that it has beyond hpcnet.toml's. Raises NodeError."""
-    difference = [] if plan.direct else trial.filter_difference(site)
-    if any(line.startswith("- table") for line in difference):
-        return [f"filter table inet {names.NFT_TABLE}"], []
-    lost = [f"filter rule {line[2:]}" for line in difference if line.startswith("-")]
-    return lost, [f"filter rule {line[2:]}" for line in difference if line.startswith("+")]
+    """Rules that the node's tables lack, and those that they have beyond hpcnet.toml's. Raises NodeError."""
+    tables = {} if plan.direct else {names.NFT_TABLE: trial.filter_difference(site)}
+    if plan.egress:
+        tables[names.NFT_EGRESS_TABLE] = trial.translation_difference(site)
+    lost, strange = [], []
+    for table, difference in tables.items():
+        if any(line.startswith("- table") for line in difference):
+            lost.append(f"filter table inet {table}")
+            continue
+        lost += [f"filter rule {line[2:]}" for line in difference if line.startswith("-")]
+        strange += [f"filter rule {line[2:]}" for line in difference if line.startswith("+")]
+    return lost, strange
 
 
 def _docker_missing(plan: Plan, site: Site) -> list[str]:

@@ -247,24 +247,16 @@ def _publish(wanted: Plan, site: Site) -> None:
     journal.publish(wanted.job_id, jobfiles.hosts(wanted, own), network, resolv_conf)
 
 
+_LAST: tuple[tuple[str, Step], ...] = (("egress", _egress), ("docker", _docker), ("publish", _publish))
 STEPS: dict[str, tuple[tuple[str, Step], ...]] = {
     "vxlan": (
         ("namespace", _namespace),
         ("devices", _devices),
         ("filter", _filter),
         ("connect", _connect),
-        ("egress", _egress),
-        ("docker", _docker),
-        ("publish", _publish),
+        *_LAST,
     ),
-    "direct": (
-        ("namespace", _namespace),
-        ("devices", _child),
-        ("connect", _connect_child),
-        ("egress", _egress),
-        ("docker", _docker),
-        ("publish", _publish),
-    ),
+    "direct": (("namespace", _namespace), ("devices", _child), ("connect", _connect_child), *_LAST),
 }
 """What building does in each mode, in this order; removing undoes all of it whatever of it was done.
 
@@ -378,6 +370,8 @@ def load_filter(site: Site) -> str:
     """
     journal.prepare()
     packet_filter.load(site)
+    with journal.locked(journal.NODE):
+        translation.load(site)
     for job_id in journal.jobs():
         entry = journal.read(job_id)
         if entry and entry.boot_id == boot_id():

@@ -35,9 +35,7 @@ def judge_kernel(devices: Mapping[str, str], nat: str, users: bool) -> list[Find
     found = [fail(f"this kernel makes no {kind}: {why}", _REMEDIES[kind]) for kind, why in devices.items() if why]
     if nat:
         error = raised(NodeError(nat))
-        found.append(
-            fail(f"egress=host: {error.text}", "nftables with NAT and conntrack (CONFIG_NFT_MASQ, CONFIG_NFT_CT)")
-        )
+        found.append(fail(f"egress=host: {error.text}", "CONFIG_NFT_MASQ, CONFIG_NFT_CT and CONFIG_NF_CT_NETLINK"))
     rootless = "users may make namespaces" if users else "users may not make namespaces: no rootless containers"
     return found or [ok(f"{', '.join(devices)}, nftables; {rootless}")]
 

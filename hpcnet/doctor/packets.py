@@ -26,10 +26,13 @@ _WAY_OUT = 'see docs/install.md, The way out, for the rule; or [offer] egress = 
 
 
 def check_filter(host: Host) -> Iterable[Finding]:
-    """The table of this boot, against what this configuration gives."""
+    """The table of this boot, and that of jobs' way out if there is one, against what this configuration gives."""
     if not host.on_fabric and not _has(host.site.fabric.uplink):
         return [ok("this host has no uplink: it needs none")]
-    return judge_filter(trial.filter_difference(host.site))
+    found = judge_filter(trial.filter_difference(host.site))
+    if nft.listed(NFT_EGRESS_TABLE):
+        found += judge_filter(trial.translation_difference(host.site), NFT_EGRESS_TABLE)
+    return found
 
 
 def _has(uplink: str) -> bool:
@@ -37,16 +40,14 @@ def _has(uplink: str) -> bool:
         return links.find(netlink, uplink) is not None
 
 
-def judge_filter(difference: list[str]) -> list[Finding]:
+def judge_filter(difference: list[str], table: str = NFT_TABLE) -> list[Finding]:
     """``difference``: lines that the loaded table lacks (-) or has beyond (+)."""
     if any(line.startswith("- table") for line in difference):
-        return [
-            fail(f"the table inet {NFT_TABLE} is not loaded: any user here can send into jobs' networks", _LOAD)
-        ]
+        return [fail(f"the table inet {table} is not loaded: any user here can send into jobs' networks", _LOAD)]
     if difference:
         lines = "; ".join(difference[:_LISTED]) + ("; ..." if len(difference) > _LISTED else "")
-        return [fail(f"the table inet {NFT_TABLE} is not what hpcnet.toml and this hpcnet give: {lines}", _LOAD)]
-    return [ok(f"the table inet {NFT_TABLE} is loaded, as hpcnet.toml wants it")]
+        return [fail(f"the table inet {table} is not what hpcnet.toml and this hpcnet give: {lines}", _LOAD)]
+    return [ok(f"the table inet {table} is loaded, as hpcnet.toml wants it")]
 
 
 # The site's rules.

@@ -20,6 +20,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 
+ROUTE, NETFILTER = 0, 12
+
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 REQUEST, ACK, DUMP_INTERRUPTED, DUMP = 0x1, 0x4, 0x10, 0x300
 REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
@@ -129,8 +131,8 @@ def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
 class Rtnl:
     """A netlink socket of the namespace that the calling thread is in when it is made."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    def __init__(self, protocol: int = ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
         with contextlib.suppress(PermissionError):

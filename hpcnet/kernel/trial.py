@@ -10,10 +10,10 @@ import difflib
 import struct
 
 from hpcnet.config import Site
+from hpcnet.kernel import conntrack, egress, interior, links, netns, nft, rtnl, segment, translation
 from hpcnet.kernel import filter as packet_filter
-from hpcnet.kernel import interior, links, netns, nft, rtnl, segment, translation
 from hpcnet.model import VXLAN_PORT
-from hpcnet.names import NFT_TABLE
+from hpcnet.names import NFT_EGRESS_TABLE, NFT_TABLE
 
 _LOWER = "trial"
 
@@ -56,18 +56,28 @@ def _refusal(netlink: rtnl.Rtnl, kind: str, data: bytes, more: bytes = b"") -> s
 
 
 def filter_difference(site: Site) -> list[str]:
-    """What the loaded table lacks ("-") or has beyond ("+") what these settings give; its elements apart.
+    """What the loaded packet filter lacks ("-") or has beyond ("+") what these settings give; its elements apart.
 
     Both are printed by the same nft. Raises NodeError: this kernel or nft does not take the table at all.
     """
+    return _difference(NFT_TABLE, packet_filter.ruleset(site))
+
+
+def translation_difference(site: Site) -> list[str]:
+    """The same of the table of jobs' way out, which is there while one of them has one."""
+    return _difference(NFT_EGRESS_TABLE, translation.ruleset(site))
+
+
+def _difference(table: str, ruleset: str) -> list[str]:
     with netns.scratch():
-        packet_filter.load(site)
-        wanted = nft.listed(NFT_TABLE)
-    lines = list(difflib.unified_diff(wanted, nft.listed(NFT_TABLE), lineterm="", n=0))[2:]
+        nft.apply(ruleset)
+        wanted = nft.listed(table)
+    lines = list(difflib.unified_diff(wanted, nft.listed(table), lineterm="", n=0))[2:]
     return [f"{line[0]} {line[1:]}" for line in lines if not line.startswith("@@")]
 
 
 def takes_translation() -> None:
-    """Try the table of jobs' way out. Raises NodeError."""
+    """Try the table of jobs' way out, and to forget connections. Raises NodeError."""
     with netns.scratch():
         nft.apply(translation.ruleset(Site()))
+        conntrack.forget(egress.GATEWAY)

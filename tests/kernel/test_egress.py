@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import IPv4Network
 
 import pytest
 
@@ -216,6 +217,7 @@ MISSING = {
     "ifalias": "ip link set hpce17 alias ''",
     "filter element": "nft delete element inet hpcnet_egress links '{ \"hpce17\" . 10.128.0.1 }'",
     "filter table": "nft delete table inet hpcnet_egress",
+    "filter rules": "nft flush chain inet hpcnet_egress nat",
 }
 
 
@@ -229,9 +231,27 @@ def test_check_sees_what_is_missing_and_prolog_again_repairs_it(
     [report] = json.loads(hosts[0].hpcnet("check", "--json").stdout)
     assert report["missing"]
     assert ask(hosts[0], SERVER) == "" or what in ("ifalias", "gateway's MAC", "job's MAC")
+    if what == "filter rules":  # more than a Prolog looks for
+        hosts[0].hpcnet("filter", "load")
     built(hosts[:1], environment())
     assert hosts[0].hpcnet("check").stdout == "job 17: ok\n"
     assert ask(hosts[0], SERVER) == f"{NODE} 10.128.0.1"
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_table_of_other_settings_is_loaded_anew(hosts: list[Host], server: Host, loaded: bool) -> None:
+    """By the next job, and by ``filter load`` under the feet of those that run."""
+    built(hosts[:1], environment())
+    hosts[0].configure('[pool]\nipv4 = "10.64.0.0/10"\n')
+    [report] = json.loads(hosts[0].hpcnet("check", "--json").stdout)
+    assert [line for line in report["missing"] if "masquerade" in line and "10.64.0.0/10" in line]
+    if loaded:
+        assert hosts[0].hpcnet("filter", "load").returncode == 0
+        assert hosts[0].hpcnet("check").stdout == "job 17: ok\n"
+    wider = out(1, ipv4=IPv4Network("10.64.0.64/26"))
+    built(hosts[:1], job_environment(wider, "n1", 18))
+    assert ask(hosts[0], SERVER, job_id=18) == f"{NODE} 10.64.0.65"
+    assert hosts[0].hpcnet("check").stdout == "job 17: ok\njob 18: ok\n"
 
 
 def test_check_sees_what_does_not_belong_there(hosts: list[Host]) -> None:

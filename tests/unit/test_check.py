@@ -26,7 +26,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(observe, "observed", lambda job_id, vni: {"all"})
     monkeypatch.setattr(observe, "planned", lambda plan: {"all"})
     monkeypatch.setattr(netns, "exists", lambda job_id: False)
-    monkeypatch.setattr(trial, "filter_difference", lambda site: [])
+    for difference in ("filter_difference", "translation_difference"):
+        monkeypatch.setattr(trial, difference, lambda site: [])
     journal.prepare()
     journal.begin(replace(entry(), boot_id=lifecycle.boot_id()))
     return Site(docker=Docker(socket=str(tmp_path / "docker.sock"), deadline=60))
