@@ -19,6 +19,7 @@ from hpcnet import admission, lifecycle, remains
 from hpcnet.config import Site
 from hpcnet.errors import HpcnetError
 from hpcnet.kernel import filter as packet_filter
+from hpcnet.kernel import translation
 from hpcnet.remains import Remains
 from hpcnet.runtimes import docker
 from hpcnet.runtimes.engine import Engine
@@ -157,13 +158,14 @@ def run(site: Site, terms: Terms, dry_run: bool) -> Report:
     report = Report(dry_run)
     seen = {} if terms.boot else _filter_entries(report, site)  # first, see remains.unclaimed
     dockers = {} if terms.boot else _docker_networks(report, site)
-    here = remains.found(dockers)
+    ways = () if terms.boot else _ways(report, site)
+    here = remains.found(dockers, ways)
     wanted = [left for left in here if terms.job in (0, left.job_id)]
     known = _ask(wanted, terms)
     for left in wanted:
         network = Network(left, decide(left, known, terms))
         if network.verdict.kind == DEAD:
-            network = replace(network, done="found") if dry_run else _removed(network, site, dockers, terms)
+            network = replace(network, done="found") if dry_run else _removed(network, site, dockers, ways, terms)
         report.networks.append(network)
     gone = {network.left for network in report.networks if network.done == "removed"}
     entries = remains.unclaimed(seen, (left for left in here if left not in gone))
@@ -184,6 +186,16 @@ def _filter_entries(report: Report, site: Site) -> dict[int, set[IPv4Address]]:
     except HpcnetError as error:
         report.filter_problem = str(error)
         return {}
+
+
+def _ways(report: Report, site: Site) -> remains.Ways:
+    if "host" not in site.offer.egress:
+        return ()
+    try:
+        return translation.jobs()
+    except HpcnetError as error:
+        report.filter_problem = str(error)
+        return ()
 
 
 def _docker_networks(report: Report, site: Site) -> remains.Networks:
@@ -209,14 +221,14 @@ def _ask(wanted: list[Remains], terms: Terms) -> Known:
         return replace(known, silence=str(error))
 
 
-def _removed(network: Network, site: Site, dockers: remains.Networks, terms: Terms) -> Network:
+def _removed(network: Network, site: Site, dockers: remains.Networks, ways: remains.Ways, terms: Terms) -> Network:
     """dockerd is not asked again whether it has changed: a Prolog that built since shows in the kernel and the
-    journal, and a dockerd that does not answer must keep nothing else."""
+    journal, and a dockerd that does not answer must keep nothing else. Nor is the filter of jobs' way out."""
     left = network.left
     asks = False if terms.boot else (left.job_id in dockers or None)
     try:
         complaints = lifecycle.reap(
-            left.job_id, site, LOCK_SECONDS, lambda: remains.of_job(left.job_id, dockers) == left, asks
+            left.job_id, site, LOCK_SECONDS, lambda: remains.of_job(left.job_id, dockers, ways) == left, asks
         )
     except BlockingIOError:
         busy = Verdict(LIVE, f"its Prolog or Epilog is at work, for {LOCK_SECONDS:g} s already")

@@ -5,7 +5,7 @@
     of_job(17)                      one, or None
 
 Places: the state directory, the namespace of the job's name, the host's own namespace, every other namespace, and
-dockerd, which the caller asks: it may not answer.
+what the caller asks, for it may not be answered: dockerd, and the filter of jobs' way out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import contextlib
 import errno
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -29,6 +29,9 @@ Entries = dict[int, set[IPv4Address]]
 
 Networks = Mapping[int, docker.Network]
 """dockerd's, by job."""
+
+Ways = Collection[int]
+"""Jobs that the filter of jobs' way out knows (:func:`hpcnet.kernel.translation.jobs`)."""
 
 _Strays = list[tuple[str, Link]]
 
@@ -57,17 +60,17 @@ class Remains:
     vnis: frozenset[int] = frozenset()
 
 
-def found(networks: Networks) -> list[Remains]:
+def found(networks: Networks, ways: Ways) -> list[Remains]:
     """Everything on this node, by job."""
     strays = _strays()
-    jobs = sorted({*journal.jobs(), *netns.pinned(), *strays, *networks})
-    everything = (_remains(job, strays.get(job, []), networks.get(job)) for job in jobs)
+    jobs = sorted({*journal.jobs(), *netns.pinned(), *strays, *networks, *ways})
+    everything = (_remains(job, strays.get(job, []), networks.get(job), job in ways) for job in jobs)
     return [remains for remains in everything if remains]
 
 
-def of_job(job_id: int, networks: Networks) -> Remains | None:
+def of_job(job_id: int, networks: Networks, ways: Ways) -> Remains | None:
     """What is here of this job, or None."""
-    return _remains(job_id, _strays().get(job_id, []), networks.get(job_id))
+    return _remains(job_id, _strays().get(job_id, []), networks.get(job_id), job_id in ways)
 
 
 def unclaimed(seen: Entries, all_here: Iterable[Remains]) -> Entries:
@@ -97,10 +100,10 @@ def _strays() -> dict[int, _Strays]:
     return strays
 
 
-def _remains(job_id: int, strays: _Strays, network: docker.Network | None) -> Remains | None:
+def _remains(job_id: int, strays: _Strays, network: docker.Network | None, way: bool) -> Remains | None:
     """None: nothing, or its Epilog takes it away just now."""
     try:
-        remains = _looked_at(job_id, strays, network)
+        remains = _looked_at(job_id, strays, network, way)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EINVAL):  # its namespace's pin went between two steps
             return None
@@ -108,7 +111,7 @@ def _remains(job_id: int, strays: _Strays, network: docker.Network | None) -> Re
     return remains if remains.what else None
 
 
-def _looked_at(job_id: int, strays: _Strays, network: docker.Network | None) -> Remains:
+def _looked_at(job_id: int, strays: _Strays, network: docker.Network | None, way: bool) -> Remains:
     entry = journal.read(job_id)
     directory = os.path.isdir(names.job_dir(job_id))
     pinned, devices = netns.exists(job_id), list(interior.devices(job_id).values())
@@ -122,6 +125,7 @@ def _looked_at(job_id: int, strays: _Strays, network: docker.Network | None) -> 
     what += [f"{where}: {link.name}" for where, link in strays]
     what += [f"{names.job_dir(job_id)}{_listed_files(job_id)}"] if directory else []
     what += [f"Docker network {network.name}"] if network else []
+    what += [f"the way out by {names.egress_link(job_id)} in table {names.NFT_EGRESS_TABLE}"] if way else []
     if not pinned and os.path.lexists(names.netns_path(job_id)):
         what.append(f"{names.netns_path(job_id)}, which pins nothing")
     vnis = {vni for vni in map(_vni, (*own, *(link for _, link in strays))) if vni}
@@ -133,8 +137,8 @@ def _looked_at(job_id: int, strays: _Strays, network: docker.Network | None) -> 
         entry.node if entry else "",
         tuple(what),
         _foreign(job_id, own),
-        directory or bool(known),
-        pinned or bool(strays),
+        directory or way or bool(known),
+        pinned or way or bool(strays),
         _changed(job_id, directory, pinned),
         frozenset(vnis | ({entry.vni} if entry and entry.vni else set())),
     )

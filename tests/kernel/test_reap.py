@@ -117,6 +117,35 @@ def test_a_dry_run_shows_and_cleanup_removes(hosts: list[Host], pristine: list[d
     assert cleanup(host)["networks"] == []
 
 
+ORPHANS = {
+    "element": "rm /run/hpcnet/tracked",
+    "connections": "nft delete table inet hpcnet_egress",
+    "both": "true",
+}
+
+
+@pytest.mark.parametrize("how", ORPHANS)
+def test_a_way_out_of_which_nothing_else_is_left(
+    hosts: list[Host], slurmctld: Slurmctld, pristine: list[dict[str, str]], how: str
+) -> None:
+    """With a live job beside it, and without; the last one takes the table along."""
+    host = hosts[0]
+    for index, job_id in enumerate((17, 18)):
+        lease = replace(lease_of(index), egress="host")
+        built([host], job_environment(lease, "n1", job_id))
+    host.run("sh", "-c", f"rm -r /run/hpcnet/jobs/17; ip netns del hpcnet-17; {ORPHANS[how]}")
+    wait_for(lambda: "hpce17" not in host.run("ip", "-br", "link").stdout, "the link stays")
+    slurmctld.has("18 RUNNING n1")
+    planned = {network["job_id"]: network for network in cleanup(host, "--dry-run", code=1)["networks"]}
+    assert planned[17]["done"] == "found" and planned[18]["kind"] == "live"
+    assert planned[17]["what"] == ["the way out by hpce17 in table hpcnet_egress"]
+    cleanup(host)
+    assert "hpce17" not in host.run("nft", "list", "ruleset").stdout
+    slurmctld.has()
+    cleanup(host)
+    assert host.state() == pristine[0]
+
+
 @pytest.mark.usefixtures("slurmctld")
 @pytest.mark.parametrize("journal", ["kept", "lost"])
 @pytest.mark.parametrize("mode", ["vxlan", "direct"])
