@@ -57,3 +57,11 @@ def unlisted(text: str) -> dict[str, str]:
 def of(variables: Mapping[str, str], interface: str) -> dict[str, str]:
     """The variables that are set, for an interface of this name."""
     return {name: value.replace(INTERFACE, interface) for name, value in variables.items() if value}
+
+
+def not_given(variables: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """Those that are set beside an environment of the user's: none that is there, and no ``..._include`` of Open
+    MPI's beside its ``..._exclude``, which it takes together as nothing at all (spank_hooks/environment.c).
+    """
+    given = {*environment, *(re.sub("_exclude$", "_include", name) for name in environment)}
+    return {name: value for name, value in variables.items() if name not in given}

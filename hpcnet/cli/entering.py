@@ -40,7 +40,7 @@ def _step(wanted: str, node: str | None, command: list[str]) -> list[str]:
         words.append(f"--nodelist={node}")
     if sys.stdin.isatty() and sys.stdout.isatty():
         words.append("--pty")
-    return [*words, *command]
+    return [*words, "--", *command]
 
 
 def _require_enterable(network: Network, wanted: str, node: str | None) -> None:
@@ -68,8 +68,8 @@ def _enter(wanted: str, node: str | None) -> None:
     if node not in (None, entry.node):
         raise UserError(f"this is {entry.node}; as root, run it on {node} itself")
     variables = journal.variables(entry.job_id)
-    for name, value in interfaces.unlisted(variables.get("HPCNET_ENV", "")).items():
-        os.environ.setdefault(name, value)
+    told = interfaces.unlisted(variables.get("HPCNET_ENV", ""))
+    os.environ.update(interfaces.not_given(told, os.environ))
     os.environ.update(variables)
     files = {"/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf"}
     paths = {target: f"{names.job_dir(entry.job_id)}/{file}" for target, file in files.items()}

@@ -32,9 +32,23 @@ def test_its_owner_by_a_step_and_root_on_the_node(cluster: Cluster) -> None:
         assert [line.replace(" STREAM n2", "") for line in lines] == seen, done.stderr
     assert enter(cluster, str(job), "--", "sh", "-c", "exit 7").returncode == 7
     assert enter(cluster, str(job), "--", "sh", "-c", "exit 7", user="root", on="n1").returncode == 7
-    # a terminal of its own, where there is one
+    # a terminal, where there is one
     tty = f"script -qec 'hpcnet exec {job} -- tty' /dev/null"
-    assert cluster.run("sh", "-c", tty).stdout.startswith("/dev/pts/")
+    for user, on in (("alice", "login"), ("root", "n1")):
+        # "in": script(1) may echo the end of its own input first
+        assert "/dev/pts/" in cluster.run("sh", "-c", tty, user=user, on=on).stdout
+    # a command is none of srun's options, whatever it is called
+    odd = enter(cluster, str(job), "--", "-x", "n1")
+    assert odd.returncode == 2 and "-x: No such file or directory" in odd.stderr
+
+
+def test_from_the_batch_script(cluster: Cluster) -> None:
+    inside = "hpcnet exec $SLURM_JOB_ID --node n2 -- sh -c 'hostname; cat /sys/class/net/hpc0/operstate'"
+    job = cluster.sbatch(
+        f"{inside}; hpcnet exec $SLURM_JOB_ID -- sh -c 'exit 7'", "--network=ib", "-w", "n[1-2]", "-N2"
+    )
+    assert cluster.finished(job) == "FAILED" and cluster.record(job)["ExitCode"] == "7:0"
+    assert cluster.output(job).splitlines()[0] == "n2"
 
 
 def test_what_cannot_be_entered_is_said_in_one_line(cluster: Cluster) -> None:
