@@ -6,6 +6,7 @@
  *     NCCL_SOCKET_IFNAME==hpc0 GLOO_SOCKET_IFNAME=hpc0 ...
  *
  * So in a job that was submitted from such a task, by which they come along, hpcnet's are told from the user's own.
+ * HPCNET_LAUNCH is the same for those of a batch script (launch.c): not one list, for Hydra gives its ranks what it has.
  */
 #define _GNU_SOURCE
 #include "hpcnet_spank.h"
@@ -68,20 +69,30 @@ static void drop_if_same(spank_t sp, const char *name, const char *value)
 		spank_unsetenv(sp, name);
 }
 
-/* An outer job's variables come along with srun and sbatch; in this job they would be lies. */
-void drop_inherited(spank_t sp)
+/* Drops what a variable of an outer job lists. */
+static void drop_listed(spank_t sp, const char *name)
 {
-	char **env = NULL, *name, *list = NULL;
-	size_t i;
+	char **env = NULL, *list = NULL;
+	size_t i, length = strlen(name);
 
 	if (spank_get_item(sp, S_JOB_ENV, &env) != ESPANK_SUCCESS || !env)
 		return;
 	for (i = 0; env[i] && !list; i++)
-		if (strncmp(env[i], LIBRARIES "=", strlen(LIBRARIES "=")) == 0)
-			list = strdup(env[i] + strlen(LIBRARIES "="));
+		if (strncmp(env[i], name, length) == 0 && env[i][length] == '=')
+			list = strdup(env[i] + length + 1);
 	if (list)
 		for_each(sp, list, drop_if_same);
 	free(list);
+}
+
+/* An outer job's variables come along with srun and sbatch; in this job they would be lies. */
+void drop_inherited(spank_t sp)
+{
+	char **env = NULL, *name;
+	size_t i;
+
+	drop_listed(sp, LIBRARIES);
+	drop_listed(sp, LAUNCHERS);
 	for (i = 0; spank_get_item(sp, S_JOB_ENV, &env) == ESPANK_SUCCESS && env && env[i];) {
 		if (strncmp(env[i], PREFIX, strlen(PREFIX)) == 0 && strchr(env[i], '=') &&
 		    (name = strndup(env[i], strcspn(env[i], "=")))) {

@@ -16,6 +16,7 @@
 #define PREFIX "HPCNET_"
 #define NETNS_DIR "/run/netns"
 #define LIBRARIES PREFIX "ENV"
+#define LAUNCHERS PREFIX "LAUNCH"
 #define FILE_MAX_BYTES 65536
 
 /* This step on this node; in a forked task, a copy of its own. */

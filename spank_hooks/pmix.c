@@ -19,13 +19,18 @@
 #define SERVER "PMIX_SERVER_URI"
 #define LOOPBACK "tcp4://127.0.0.1:"
 
-/* Whether srun chose mpi/pmix: srun's side of it sends a map of the step's tasks in this variable. */
+/*
+ * Where srun chose mpi/pmix: srun's side of it sends a map of the step's tasks in this variable. The fence is the one that
+ * waits for all tasks, unless the user or mpi.conf says another: docs/programs.md, MPI.
+ */
 void prepare_pmix(spank_t sp)
 {
 	char value[1];
 
-	if (spank_getenv(sp, "SLURM_PMIX_MAPPING_SERV", value, sizeof(value)) != ESPANK_ENV_NOEXIST)
-		start_relay("PMIx server");
+	if (spank_getenv(sp, "SLURM_PMIX_MAPPING_SERV", value, sizeof(value)) == ESPANK_ENV_NOEXIST)
+		return;
+	spank_setenv(sp, "SLURM_PMIX_FENCE", "ring", 0);
+	start_relay("PMIx server");
 }
 
 /* The server's port in one "NAME=URI", and from where to where it is written; 0: none there. */

@@ -71,8 +71,6 @@ def _become(account: pwd.struct_passwd, directory: str) -> None:
     os.environ.clear()
     os.environ.update(kept, PATH=PATH, HOME=account.pw_dir, SHELL=account.pw_shell)
     os.environ.update(USER=account.pw_name, LOGNAME=account.pw_name)
-    # The other fence of Slurm's mpi/pmix lets tasks go before all have come, and MPI_Init crashes now and then.
-    os.environ["SLURM_PMIX_FENCE"] = "ring"
     os.initgroups(account.pw_name, account.pw_gid)
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)

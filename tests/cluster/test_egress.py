@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.cluster import NODES, Cluster, eventually
+from tests.cluster.test_programs import nothing_runs
 
 pytestmark = pytest.mark.cluster
 
@@ -143,8 +144,35 @@ def test_an_http_server_beyond_the_node(cluster: Cluster, servers: Servers, host
 def test_slurms_commands(cluster: Cluster) -> None:
     said = task(cluster, "host", "sh", "-c", "squeue -h -o %A; echo $SLURM_JOB_ID").stdout.split()
     assert said[0] == said[1]
-    said_none = task(cluster, "none", "timeout", "3", "squeue", "-h")
-    assert said_none.returncode != 0
+    refused = task(cluster, "none", "squeue", "-h")
+    assert refused.returncode == 1
+    assert "Unable to contact slurm controller" in refused.stderr
+
+
+ENDLESS = f"""
+import itertools, socket, time
+server = socket.create_server(("{CTL}", 8081))
+while True:
+    peer = server.accept()[0]
+    peer.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n")
+    try:
+        while True:
+            peer.sendall(bytes(1 << 16))
+            time.sleep(0.05)
+    except OSError:
+        peer.close()
+"""
+
+
+def test_nothing_is_left_of_a_download_that_was_cancelled(cluster: Cluster, servers: Servers) -> None:
+    servers.start("ctl", "python3", "-c", ENDLESS)
+    load = f"import urllib.request as r; f = r.urlopen('http://{CTL}:8081/')\n"
+    load += "while f.read(1 << 16): print('got', flush=True)"
+    job = cluster.sbatch(f'srun python3 -c "{load}"', "--network=ib", "-w", "n1")
+    eventually("it loads", lambda: cluster.output(job).count("got") > 3)
+    cluster.run("scancel", str(job))
+    assert cluster.finished(job) == "CANCELLED"
+    nothing_runs(cluster)
 
 
 def test_what_a_nodes_firewall_forbids_stays_forbidden(cluster: Cluster, servers: Servers) -> None:

@@ -22,11 +22,15 @@ def variables(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.split())
 
 
-def test_tasks_are_told_and_the_batch_script_is_not(cluster: Cluster) -> None:
+BATCH = {"HYDRA_IFACE": "eth0", "I_MPI_HYDRA_IFACE": "eth0"}
+"""What a launcher in a batch script is told: the node's interface, by which it is called back."""
+
+
+def test_tasks_are_told_the_jobs_interface_and_the_batch_script_the_nodes(cluster: Cluster) -> None:
     job = cluster.sbatch(f'{ENV}\necho batch\nsrun -l sh -c "{ENV}"', "--network=ib", "-N2")
     assert cluster.finished(job) == "COMPLETED", cluster.output(job)
     batch, _, tasks = cluster.output(job).partition("batch\n")
-    assert batch == ""
+    assert variables(batch) == BATCH
     for task in "01":
         told = [line.partition(": ")[2] for line in tasks.splitlines() if line.startswith(task)]
         assert variables("\n".join(told)) == WANTED
@@ -55,12 +59,17 @@ def test_they_do_not_stick_to_a_job_that_a_task_submits(cluster: Cluster, networ
     submit = f"export TP_SOCKET_IFNAME=mine; exec sbatch -W -o ~/inner.out --network={network} ~/inner.sh"
     cluster.run("srun", "-N1", "--network=ib", "sh", "-c", submit)
     said = (cluster.lab.layout.home("alice") / "inner.out").read_text()
-    assert said == 2 * "TP_SOCKET_IFNAME=mine\n" + "end\n"
+    batch, task, end = said.partition("TP_SOCKET_IFNAME=mine\n" * 2)
+    assert variables(batch) == (BATCH if network.startswith("ib") else {})
+    assert task and end == "end\n"
 
 
 def test_root_who_enters_a_jobs_network_is_told_too(cluster: Cluster) -> None:
     job = cluster.hold("--network=ib", "-w", "n1", "-N1")
     assert variables(cluster.root("n1", "hpcnet", "exec", str(job), "--", "sh", "-c", ENV)) == WANTED
+    own = ("env", "OMPI_MCA_btl_tcp_if_exclude=lo")
+    told = variables(cluster.root("n1", *own, "hpcnet", "exec", str(job), "--", "sh", "-c", ENV))
+    assert "OMPI_MCA_btl_tcp_if_include" not in told and told["OMPI_MCA_btl_tcp_if_exclude"] == "lo"
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from tests.cluster.cluster import NODES, Cluster, eventually
 
 pytestmark = pytest.mark.cluster
 
-_STATISTICS = "/sys/class/net/{}/statistics/tx_bytes"
 _LISTENERS = "ss -Hltn src 127.0.0.1"
 _SERVER = 'for uri in $(env | sed -n "s/^PMIX_SERVER_URI[0-9]*=//p"); do echo "port ${uri##*:}"; done'
 
@@ -88,23 +87,13 @@ def assert_nothing_is_left(cluster: Cluster) -> None:
         eventually(f"nothing is left on {node}", partial(nothing_left, cluster, node))
 
 
-def test_open_mpi_over_three_nodes(cluster: Cluster) -> None:
-    build(cluster)
-    fabric = {node: int(cluster.root(node, "cat", _STATISTICS.format("ib0"))) for node in NODES}
-    inside = f"before=$(cat {_STATISTICS.format('hpc0')}); ~/pingpong >~/said.$SLURM_PROCID || exit"
-    inside += f"; after=$(cat {_STATISTICS.format('hpc0')}); cat ~/said.$SLURM_PROCID"
-    inside += "; echo sent $SLURM_PROCID $((after - before)); ip -o link | grep -c ib0 || true"
-    done = cluster.run("srun", "-N3", "--network=ib", "--mpi=pmix", "sh", "-c", inside)
-    assert results(done.stdout) == _RANKS
-    assert done.stdout.splitlines().count("0") == 3
-    sent = {f"n{int(rank) + 1}": int(count) for rank, count in re.findall(r"sent (\d) (\d+)", done.stdout)}
-    for node in NODES:
-        # ping-pong, and an allreduce that sends at least its 4 MiB from each rank
-        assert sent[node] > (8 if node != "n3" else 4) << 20
-        # what the host's interface carried is the job's packets in VXLAN, and no second copy of the data
-        carried = int(cluster.root(node, "cat", _STATISTICS.format("ib0"))) - fabric[node]
-        assert sent[node] < carried < 1.1 * sent[node]
-    assert_nothing_is_left(cluster)
+def test_the_fence_is_the_one_that_waits_for_all(cluster: Cluster) -> None:
+    """Not over the user's own choice, and not where tasks do not join."""
+    ask = "echo $SLURM_PMIX_FENCE"
+    for network, own, wanted in (("ib", "", "ring"), ("ib", "tree", "tree"), ("ib,join=none", "", "")):
+        given = ("env", f"SLURM_PMIX_FENCE={own}") if own else ("env",)
+        done = cluster.run(*given, "srun", "-N1", "--mpi=pmix", f"--network={network}", "sh", "-c", ask)
+        assert done.stdout.strip() == wanted
 
 
 def test_the_relay_has_no_privilege_and_two_descriptors(cluster: Cluster) -> None:

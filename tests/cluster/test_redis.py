@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Redis cluster over three nodes, by names: servers in tasks, and servers in Docker containers.
 
-What a client on one node writes, one on another node reads. It is cancelled while it runs, and nothing is left.
+What a client on one node writes, one on another node reads. It is cancelled while one writes, and nothing is left.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ for i in $(seq 30); do echo set key$i value$i; done | on n1 $client redis-cli -c
 for i in $(seq 30); do echo get key$i; done | on n3 $client redis-cli -c -h $last -p 7000 |
   grep ^value | sort -V | xargs
 echo read
-sleep 300
+srun --overlap -N1 -n1 -w n3 sh -c \
+  "while redis-cli -c -h $last -p 7000 set key \$(date +%N) > /dev/null; do echo written; done"
 """
 
 
@@ -67,6 +68,7 @@ def test_a_redis_cluster(cluster: Cluster, servers: str) -> None:
     eventually("the values are read", lambda: "read\n" in cluster.output(job), 120)
     values = " ".join(f"value{i}" for i in range(1, 31))
     assert {"30", values} <= set(cluster.output(job).splitlines())
+    eventually("a client writes", lambda: cluster.output(job).count("written") > 10)
     cluster.run("scancel", str(job))
     assert cluster.finished(job) == "CANCELLED"
     nothing_runs(cluster, "redis-server")

@@ -206,6 +206,18 @@ def test_forwarding_that_somebody_wants_meanwhile_stays(hosts: list[Host], serve
     hosts[0].run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward")
 
 
+def test_iptables_that_forwards_nothing_by_itself_needs_two_rules(hosts: list[Host], server: Host) -> None:
+    """As Docker sets its policy; the rules are those of docs/install.md."""
+    built(hosts[:1], environment())
+    hosts[0].run("iptables", "-P", "FORWARD", "DROP")
+    dropped = ask(hosts[0], SERVER)
+    hosts[0].run("sh", "-c", "iptables -I FORWARD -i hpce+ -j ACCEPT")
+    hosts[0].run("sh", "-c", "iptables -I FORWARD -o hpce+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
+    allowed = ask(hosts[0], SERVER)
+    hosts[0].run("sh", "-c", "iptables -F; iptables -P FORWARD ACCEPT; nft delete table ip filter")
+    assert (dropped, allowed) == ("", f"{NODE} 10.128.0.1")
+
+
 MISSING = {
     "link": "ip link del hpce17",
     "node's end down": "ip link set hpce17 down",
