@@ -15,7 +15,7 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
-#define SUBMOUNTS_MAX 32
+#define SUBMOUNTS_MAX 256
 
 bool cannot_join(const char *what)
 {
@@ -74,12 +74,16 @@ static int open_submounts(struct submount found[SUBMOUNTS_MAX])
 			if (strncmp(path, found[i].path, length) == 0 && (path[length] == '/' || path[length] == '\0'))
 				break;
 		}
-		if (i < count || count == SUBMOUNTS_MAX)
+		if (i < count)
 			continue;
-		strcpy(found[count].path, path);
 		found[count].fd = open(path, O_PATH | O_CLOEXEC);
-		if (found[count].fd >= 0)
-			count++;
+		if (found[count].fd < 0)
+			continue;	/* it went meanwhile */
+		strcpy(found[count].path, path);
+		if (++count == SUBMOUNTS_MAX) {
+			refuse("more than %d file systems are mounted below /sys", SUBMOUNTS_MAX - 1);
+			break;
+		}
 	}
 	free(line);
 	fclose(mounts);
@@ -122,9 +126,24 @@ static bool replace(const char *path, const char *own)
 	return done;
 }
 
+/*
+ * Services that answer for names before anybody reads /etc/hosts know the node's. Without their sockets libc goes on to the
+ * next of nsswitch.conf. One that has none here is not there.
+ */
+static bool silence_name_services(void)
+{
+	if (mount("tmpfs", "/run/nscd", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, "mode=755") < 0 &&
+	    errno != ENOENT)
+		return cannot_join("/run/nscd");
+	if (mount("/dev/null", "/run/systemd/resolve/io.systemd.Resolve", NULL, MS_BIND, NULL) < 0 && errno != ENOENT &&
+	    errno != ENOTDIR)
+		return cannot_join("/run/systemd/resolve/io.systemd.Resolve");
+	return true;
+}
+
 static bool resolve_own_names(void)
 {
-	return replace("/etc/hosts", step.hosts) && (!step.resolv[0] || replace("/etc/resolv.conf", step.resolv));
+	return silence_name_services() && replace("/etc/hosts", step.hosts) && (!step.resolv[0] || replace("/etc/resolv.conf", step.resolv));
 }
 
 bool join_network(void)

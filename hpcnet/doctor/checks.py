@@ -3,7 +3,18 @@
 
 from __future__ import annotations
 
-from hpcnet.doctor import containers, fabric, kernel, packets, permissions, plugin, remains, slurm, vxlanport
+from hpcnet.doctor import (
+    containers,
+    fabric,
+    kernel,
+    packets,
+    permissions,
+    plugin,
+    remains,
+    resolution,
+    slurm,
+    vxlanport,
+)
 from hpcnet.doctor.model import CONTROLLER, LOGIN, NODE, SLURM, Check
 
 _NODE, _CONTROLLER = frozenset((NODE,)), frozenset((CONTROLLER,))
@@ -21,6 +32,7 @@ CHECKS = (
     Check("slurm.conf", slurm.check_settings, SLURM, slurm=True),
     Check("hooks", slurm.check_programs, _HOOKS_RUN, slurm=True),
     Check("plugin", plugin.check_plugin, _TASKS_START),
+    Check("names", resolution.check_names, _NODE),
     Check("clock", slurm.check_clock, SLURM, slurm=True),
     Check("programs", permissions.check_programs),
     Check("state", permissions.check_state),

@@ -326,7 +326,7 @@ def test_over_nodes(cluster: Cluster) -> None:
         done = cluster.lab.run("ctl", ["hpcnet", "doctor", "--nodes", "n[2-4]", *rsh], check=False)
     assert done.returncode == 3
     lines = done.stdout.splitlines()
-    assert lines[0] == "n2: 0 failed, 0 to look at, 17 ok"
+    assert lines[0] == "n2: 0 failed, 0 to look at, 18 ok"
     assert lines[1] == "n3: warn  here  its hpcnet.toml is another one than this host's"
     assert lines[3].startswith("n4: srun: error:")
     with undone(cluster, "n3", "ip link set ib0 mtu 2044", "ip link set ib0 mtu 65520"):

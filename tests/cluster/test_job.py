@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 
 import pytest
 
@@ -81,9 +82,44 @@ def test_every_node_name_resolves_to_the_jobs_address(cluster: Cluster) -> None:
     assert all(address.startswith("10.128.") for address in addresses)
 
 
+SERVICES = ("/run/nscd/socket", "/run/systemd/resolve/io.systemd.Resolve")
+LISTEN = """
+import os, select, socket, sys
+kept = []
+for path in sys.argv[1:]:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    kept.append(socket.socket(socket.AF_UNIX))
+    kept[-1].bind(path)
+    kept[-1].listen()
+    os.chmod(path, 0o666)
+print("ready", flush=True)
+while True:
+    select.select(kept, [], [])[0][0].accept()[0].close()  # libc would wait for an answer
+"""
+CONNECT = """
+import socket, sys
+for path in sys.argv[1:]:
+    print(socket.socket(socket.AF_UNIX).connect_ex(path) == 0)
+"""
+
+
+def test_name_services_that_know_the_nodes_own_addresses_are_hidden_from_tasks(cluster: Cluster) -> None:
+    """nscd and nss-resolve, false ones here: libc asks the first before files, the other if told so."""
+    serve = cluster.lab.command("n1", ["python3", "-c", LISTEN, *SERVICES])
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            assert serving.stdout and serving.stdout.readline() == "ready\n"
+            ask = ("srun", "-w", "n1", "python3", "-c", CONNECT, *SERVICES)
+            assert cluster.run(*ask).stdout.split() == ["True", "True"]
+            assert cluster.run(ask[0], "--network=ib", *ask[1:]).stdout.split() == ["False", "False"]
+        finally:
+            serving.kill()
+            cluster.root("n1", "rm", "-rf", "/run/nscd", "/run/systemd")
+
+
 def test_hpcnet_variables_in_steps_and_in_the_batch_script(cluster: Cluster) -> None:
-    step = "srun -N1 -n1 -w n1 env | grep ^HPCNET_ | grep -v ^HPCNET_ENV= | sort"  # test_environment.py has that
-    script = f"env | grep ^HPCNET_ | sort; echo; {step}"
+    show = "env | grep ^HPCNET_ | grep -Ev '^HPCNET_(ENV|LAUNCH)=' | sort"  # other tests have those
+    script = f"{show}; echo; srun -N1 -n1 -w n1 {show}"
     job = cluster.sbatch(script, "--network=ib,mtu=9000", "-N2", "-w", "n[1-2]")
     assert cluster.finished(job) == "COMPLETED"
     batch, step = cluster.output(job).split("\n\n")
