@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from hpcnet import config, journal, lifecycle, names, record, request
 from hpcnet.cli import hooks
-from hpcnet.config import Hooks, Site
+from hpcnet.config import Fabric, Hooks, Site
 from hpcnet.errors import SiteError, UserError
 from hpcnet.kernel import netns, nft, rtnl
 from hpcnet.record import Record
@@ -206,14 +206,17 @@ def test_each_as_a_jobs_record_is_refused_by_prolog_in_one_line_and_nothing_is_b
     options: list[str], touched: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "log"
-    site = Site(hooks=Hooks(log=str(log)))
+    peers = tmp_path / "hosts"
+    peers.write_text("172.31.0.1 n1-ib\n", encoding="utf-8")
+    # with a good lease this would go on, to the kernel
+    site = Site(fabric=Fabric(peers_file=str(peers)), hooks=Hooks(log=str(log)))
     monkeypatch.chdir(tmp_path)  # a hook leaves it for /
     monkeypatch.setattr(config, "load", lambda: site)
     monkeypatch.setattr(journal, "locked", lambda job: contextlib.nullcontext())
     monkeypatch.setattr(lifecycle, "_remove", lambda job, site: [])
     refusals: list[str] = []
     monkeypatch.setattr(journal, "refuse", lambda job, reason: refusals.append(reason))
-    for name, value in job_environment(None, "n1").items():
+    for name, value in job_environment(None, "n1", SLURMD_NODENAME="n1").items():
         monkeypatch.setenv(name, value)
     lease = FORGED.partition("::")[2]
     records = (
