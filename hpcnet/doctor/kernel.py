@@ -21,13 +21,13 @@ _REMEDIES = {
 
 def check_kernel(host: Host) -> Iterable[Finding]:
     """Devices, and the table of the way out: as a job's Prolog makes them."""
-    refused = ""
+    devices, refused = trial.devices(), ""
     try:
-        if "host" in host.site.offer.egress:
+        if "host" in host.site.offer.egress and not devices["network namespaces"]:
             trial.takes_translation()
     except NodeError as error:
         refused = str(error)
-    return judge_kernel(trial.devices(), refused, users_may_unshare())
+    return judge_kernel(devices, refused, users_may_unshare())
 
 
 def judge_kernel(devices: Mapping[str, str], nat: str, users: bool) -> list[Finding]:

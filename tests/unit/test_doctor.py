@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How doctor judges facts; tests/cluster/test_doctor.py has the facts of real hosts."""
+"""How doctor judges facts; tests/cluster/test_doctor*.py have the facts of real hosts."""
 
 from __future__ import annotations
 
