@@ -52,6 +52,17 @@ for device in devices:
             else:
                 print('sent', way.__name__, device, target)
 """
+# argv: a request of Docker's to hpcnet agent, over its socket; exit code 0: it is answered
+AGENT = """
+import socket, sys
+try:
+    agent = socket.socket(socket.AF_UNIX)
+    agent.connect("/run/docker/plugins/hpcnet.sock")
+    agent.sendall(f"POST /{sys.argv[1]} HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 2\\r\\n\\r\\n{{}}".encode())
+    sys.exit(not agent.recv(99).startswith(b"HTTP/1.1 "))
+except OSError as error:
+    sys.exit(str(error))
+"""
 FABRIC = ["172.31.1.1", "172.31.1.2", "127.0.0.1", "172.30.1.1", "172.30.1.2"]
 
 
@@ -89,6 +100,8 @@ def test_root_of_a_user_namespace_sends_no_vxlan(scene: Scene, host: str) -> Non
 def test_no_way_into_another_jobs_namespace(scene: Scene) -> None:
     pin, job, vni = f"/run/netns/hpcnet-{scene.alice}", str(scene.alice), str(scene.lease["vni"])
     as_root = ("unshare", "--user", "--map-root-user", "--mount")
+    asking = ("python3", "-c", AGENT, "NetworkDriver.Join")
+    assert scene.cluster.root("n1", *asking) == "", "root is answered: the agent is there"
     on_a_node: tuple[tuple[str, ...], ...] = (
         ("nsenter", f"--net={pin}", "true"),
         (*as_root, "nsenter", f"--net={pin}", "true"),
@@ -112,6 +125,10 @@ def test_no_way_into_another_jobs_namespace(scene: Scene) -> None:
         ("hpcnet", "cleanup", "--job", job, "--min-age", "0"),
         ("hpcnet", "epilog"),
         ("env", f"SLURM_JOB_ID={job}", "hpcnet", "epilog"),
+        asking,
+        (*as_root, *asking),
+        ("rm", "-f", "/run/docker/plugins/hpcnet.sock"),
+        ("hpcnet", "attach", job, str(scene.pid)),
     )
     through_slurm: tuple[tuple[str, ...], ...] = (
         ("srun", f"--jobid={job}", "--overlap", "true"),
