@@ -39,8 +39,17 @@ def expel(vni: int, vteps: Iterable[IPv4Address] | None, job_id: int = 0) -> Non
     ``vteps``: as :func:`hpcnet.kernel.filter.expel`.
     """
     with journal.locked(journal.NODE):
-        others = (entry.vteps for entry in journal.with_vni(vni) if entry.job_id != job_id)
-        packet_filter.expel(vni, vteps, {address for each in others for address in each})
+        packet_filter.expel(vni, vteps, _others(vni, job_id))
+
+
+def expelling(vni: int | None, vteps: Iterable[IPv4Address] | None, job_id: int) -> str:
+    """What :func:`expel` tells nft first, for who holds the node's lock and has more. Empty: it reads first."""
+    return "" if vni is None or vteps is None else packet_filter.expelling(vni, vteps, _others(vni, job_id))
+
+
+def _others(vni: int, job_id: int) -> set[IPv4Address]:
+    """What journals of other jobs have of this VNI."""
+    return {address for entry in journal.with_vni(vni) if entry.job_id != job_id for address in entry.vteps}
 
 
 def renew(entry: Entry, site: Site) -> None:

@@ -303,21 +303,21 @@ def _remove(job_id: int, site: Site, ask_docker: bool | None = None) -> list[str
     netns.delete(job_id)
     phases.passed("namespace")
     # Nothing carries traffic any more. What cannot be removed now is written down still, for the next who tries.
-    left = []
-    try:
-        if vni is not None:
-            admission.expel(vni, entry.vteps if entry and entry.vni == vni else None, job_id)
-    except (NodeError, OSError) as error:
-        left.append(f"packets of VNI {vni} are still let in, to no device: {error}; hpcnet cleanup removes them")
-    phases.passed("filter")
+    left, expelled, vteps = [], False, entry.vteps if entry and entry.vni == vni else None
     try:
         if lease is None or lease.egress == "host":
             with journal.locked(journal.NODE):
-                translation.expel(job_id)
+                expelled = translation.expel(job_id, admission.expelling(vni, vteps, job_id))
     except (NodeError, OSError) as error:
         link = names.egress_link(job_id)
         left.append(f"the filter still knows the link {link}, which is gone: {error}; hpcnet cleanup removes it")
     phases.passed("egress")
+    try:
+        if vni is not None and not expelled:
+            admission.expel(vni, vteps, job_id)
+    except (NodeError, OSError) as error:
+        left.append(f"packets of VNI {vni} are still let in, to no device: {error}; hpcnet cleanup removes them")
+    phases.passed("filter")
     # Last, since dockerd may hang; also where it made the network after its Prolog had given up waiting.
     # What is left in it is found by its label.
     dockers = []

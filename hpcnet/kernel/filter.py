@@ -86,10 +86,14 @@ def expel(
 
     ``vteps``: what the set is known to hold of it; None, or where it does not: it is read.
     """
-    named = None if vteps is None else [address for address in vteps if address not in keep]
-    if named is None or nft.apply(_elements("delete", vni, named), may_miss=True):
+    if vteps is None or nft.apply(expelling(vni, vteps, keep), may_miss=True):
         known = sorted(admitted(vni).difference(keep))
         nft.apply(_elements("delete", vni, known), may_miss=True)
+
+
+def expelling(vni: int, vteps: Iterable[IPv4Address], keep: Collection[IPv4Address] = frozenset()) -> str:
+    """What :func:`expel` tells nft first, for a transaction that does more."""
+    return _elements("delete", vni, [address for address in vteps if address not in keep])
 
 
 def admitted(vni: int) -> set[IPv4Address]:

@@ -108,27 +108,41 @@ def admit(job_id: int, address: IPv4Address, site: Site) -> None:
         _forward(name, "1")
 
 
-def expel(job_id: int) -> None:
-    """Let nothing of the job out any more; with the last job the table goes, and the node forwards as before."""
+def expel(job_id: int, more: str = "") -> bool:
+    """Let nothing of the job out any more; with the last job the table goes, and the node forwards as before.
+
+    ``more``: what nft is to do in the same transaction, since each one waits for the kernel. Returns whether that
+    is done: it is not where something was missing.
+    """
     link = names.egress_link(job_id)
     found = nft.elements(NFT_EGRESS_TABLE, "links")
     own = [f'"{name}" . {address}' for name, address in found if name == link]
     if len(own) < len(found):
-        if own:
-            nft.apply(f"delete element inet {NFT_EGRESS_TABLE} links {{ {', '.join(own)} }}\n", may_miss=True)
+        gone = f"delete element inet {NFT_EGRESS_TABLE} links {{ {', '.join(own)} }}\n" if own else ""
+        expelled = _apply(gone, more)
     else:
-        _close()
+        expelled = _close(more)
     _release(job_id)
+    return expelled
 
 
-def _close() -> None:
-    """No job has a way out any more."""
+def _close(more: str) -> bool:
+    """No job has a way out any more. As :func:`_apply`."""
     if not _forwards_anyway():
         for name in _lines(_FORWARDING):
             _forward(name, "0")
-    nft.apply(f"delete table inet {NFT_EGRESS_TABLE}\n", may_miss=True)
+    expelled = _apply(f"delete table inet {NFT_EGRESS_TABLE}\n", more)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_FORWARDING)
+    return expelled
+
+
+def _apply(own: str, more: str) -> bool:
+    """Both in one transaction, or else ``own`` alone. Whether ``more`` is done."""
+    missing = nft.apply(own + more, may_miss=True)
+    if missing and more:
+        nft.apply(own, may_miss=True)
+    return bool(more) and not missing
 
 
 def _take_over(job_id: int, address: IPv4Address) -> None:

@@ -14,7 +14,17 @@ from ipaddress import IPv4Network
 import pytest
 
 from hpcnet.model import Lease
-from tests.kernel.hosts import Host, built, ended, job_environment, lease_of, removed, require_root, wait_for
+from tests.kernel.hosts import (
+    Host,
+    SlowNft,
+    built,
+    ended,
+    job_environment,
+    lease_of,
+    removed,
+    require_root,
+    wait_for,
+)
 
 require_root()
 pytestmark = pytest.mark.kernel
@@ -347,3 +357,25 @@ def test_direct_networks_have_it_too(hosts: list[Host], server: Host) -> None:
     built(hosts[:1], job_environment(lease, "n1"))
     assert ask(hosts[0], SERVER) == f"{NODE} 10.128.0.1"
     removed(hosts[:1], job_environment(lease, "n1"))
+
+
+@pytest.mark.parametrize("others", [0, 1], ids=["the node's last", "one of two"])
+def test_epilog_asks_nft_twice(hosts: list[Host], slow_nft: SlowNft, others: int) -> None:
+    jobs = [(number, job_environment(out(number), "n[1-2]", 17 + number)) for number in range(others + 1)]
+    for _, each in jobs:
+        built(hosts[:1], each)
+    hosts[0].write("/run/slow/program", '#!/bin/sh\necho "$*" >> /run/slow/calls\nexec /run/slow/nft "$@"\n')
+    removed(hosts[:1], jobs[0][1])
+    calls = hosts[0].run("cat", "/run/slow/calls").stdout.splitlines()
+    assert [call.split()[0] for call in calls] == ["--json", "-f"], "each transaction waits for the kernel"
+    listed = hosts[0].run("nft", "list", "ruleset").stdout
+    assert str(out(0).vni) not in listed.partition("set vtep")[2].partition("}")[0]
+    assert "hpce17" not in listed and ("hpce18" in listed) == bool(others)
+
+
+def test_the_way_out_ends_where_the_peers_are_gone_from_the_filter_already(hosts: list[Host]) -> None:
+    job = job_environment(out(), "n[1-2]")
+    built(hosts[:1], job)
+    hosts[0].run("nft", "flush", "set", "inet", "hpcnet", "vtep")
+    removed(hosts[:1], job)
+    assert "hpce17" not in hosts[0].run("nft", "list", "ruleset").stdout
