@@ -55,7 +55,7 @@ printf %s "$rules" | /tmp/nft "$@"
     begin = "cp /usr/sbin/nft /tmp/nft; mount --bind /tmp/other /usr/sbin/nft"
     with undone(cluster, "n1", begin, "umount /usr/sbin/nft; rm /tmp/nft /tmp/other"):
         said = only(cluster, "n1", "kernel", "fail", "--local")
-    assert "egress=host: nft refused" in said and "-> nftables with NAT and conntrack" in said
+    assert "egress=host: nft refused" in said and "-> CONFIG_NFT_MASQ, CONFIG_NFT_CT" in said
 
 
 def test_an_uplink_that_is_not_as_it_should_be(cluster: Cluster) -> None:
