@@ -79,10 +79,11 @@ def environment(plan: Plan) -> dict[str, str]:
     return variables
 
 
-def network(plan: Plan, resolv_conf: bool = False) -> str:
+def network(plan: Plan, resolv_conf: bool = False, adapters: str = "") -> str:
     """The file ``network`` for the SPANK plugin: who may join what, and the job's environment.
 
-    ``resolv_conf``: whether the job has one of its own.
+    ``resolv_conf``: whether the job has one of its own. ``adapters``: those of the uplink, for counters that a
+    task reads: its view of /sys has not the interfaces of its node.
     """
     head = {
         "uid": str(plan.uid),
@@ -90,5 +91,6 @@ def network(plan: Plan, resolv_conf: bool = False) -> str:
         "netns": names.netns(plan.job_id),
         "hosts": f"{names.job_dir(plan.job_id)}/hosts",
         **({"resolv": f"{names.job_dir(plan.job_id)}/resolv.conf"} if resolv_conf else {}),
+        **({"adapters": adapters} if adapters else {}),
     }
     return "".join(f"{key}={value}\n" for key, value in {**head, **environment(plan)}.items())

@@ -243,7 +243,7 @@ def _publish(wanted: Plan, site: Site) -> None:
     with open("/etc/hosts", encoding="utf-8", errors="replace") as file:
         own = file.read()
     resolv_conf = resolver.text(site.egress.resolv_conf) if wanted.egress else ""
-    network = jobfiles.network(wanted, bool(resolv_conf))
+    network = jobfiles.network(wanted, bool(resolv_conf), infiniband.adapters_of(wanted.uplink))
     journal.publish(wanted.job_id, jobfiles.hosts(wanted, own), network, resolv_conf)
 
 

@@ -160,7 +160,7 @@ def _sample(job_id: int, node: str, found: list[Device], problem: str) -> NodeSa
 def _assemble(job_id: int, node: str, found: list[Interface], problem: str = "") -> NodeSample:
     clock = time.clock_gettime(time.CLOCK_BOOTTIME)
     interfaces = sorted(found, key=lambda each: KINDS.index(each.kind))
-    return NodeSample(job_id, node, time.time(), (*interfaces, *ports()), problem, clock)
+    return NodeSample(job_id, node, time.time(), (*interfaces, *ports(job_id)), problem, clock)
 
 
 def _interface(device: Device, job_id: int) -> Interface:
@@ -179,15 +179,36 @@ def _interface(device: Device, job_id: int) -> Interface:
     )
 
 
-def ports() -> tuple[Interface, ...]:
-    """This node's fabric ports; none where there is no InfiniBand or RoCE adapter."""
+def ports(job_id: int = 0) -> tuple[Interface, ...]:
+    """Ports of adapters that have an interface on this host; none where there is no InfiniBand or RoCE.
+
+    sysfs shows every host of a machine all its adapters, of interfaces only the host's own, and a task those of
+    its job alone. So where no adapter has one, it is the adapters of the job's uplink, if they are known.
+    """
     if not os.path.isdir(f"{infiniband.SYSFS}/class/infiniband"):
         return ()
+    adapters = sorted(infiniband.sysfs().glob("class/infiniband/*"))
+    here = [adapter for adapter in adapters if _listed(f"{adapter}/device/net")]
+    if not here:
+        uplinks = _of_uplink(job_id)
+        here = [adapter for adapter in adapters if not uplinks or adapter.name in uplinks]
     return tuple(
-        _port(port)
-        for port in sorted(infiniband.sysfs().glob("class/infiniband/*/ports/*"))
-        if (port / "counters").is_dir()
+        _port(port) for adapter in here for port in sorted(adapter.glob("ports/*")) if (port / "counters").is_dir()
     )
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def _of_uplink(job_id: int) -> list[str]:
+    """Names of adapters, from what Prolog has published of the job."""
+    with contextlib.suppress(OSError), open(f"{names.job_dir(job_id)}/network", encoding="utf-8") as file:
+        return next((line.partition("=")[2].split() for line in file if line.startswith("adapters=")), [])
+    return []
 
 
 def _port(port: Path) -> Interface:

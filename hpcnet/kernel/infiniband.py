@@ -6,6 +6,7 @@ Source: Linux Documentation/ABI/stable/sysfs-class-infiniband, drivers/infiniban
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from hpcnet.errors import NodeError, SiteError
@@ -107,6 +108,14 @@ def _parent(interface: Path) -> str:
         if _text(other / "ifindex") == index:
             return f" {other.name}"
     return f", interface {index}"
+
+
+def adapters_of(interface: str) -> str:
+    """Adapters that an interface of this host is of, such as "mlx5_0"; "" for most of Ethernet and for bonds."""
+    try:
+        return " ".join(sorted(os.listdir(f"{SYSFS}/class/net/{interface}/device/infiniband")))
+    except OSError:
+        return ""
 
 
 def port_of(uplink: str) -> Port | None:

@@ -108,6 +108,11 @@ def test_a_port_that_has_the_partition(port: Path, pkey: str) -> None:
     infiniband.require("ib0", "n1", pkey)
 
 
+def test_the_adapters_of_an_interface(port: Path) -> None:
+    assert infiniband.adapters_of("ib0") == "mlx5_0"
+    assert infiniband.adapters_of("eth0") == ""
+
+
 def test_the_port_is_found_by_its_guid_where_the_adapter_shows_no_device(port: Path, tmp_path: Path) -> None:
     (tmp_path / "class/net/ib0/device/infiniband").unlink()
     (tmp_path / "class/infiniband/mlx5_0/ports/1/state").write_text("1: DOWN\n")

@@ -152,6 +152,7 @@ def test_a_network_file_in_full() -> None:
         "HPCNET_NODES=3\n"
         "HPCNET_MTU=1400\n"
     )
+    assert jobfiles.network(made, adapters="mlx5_0").splitlines()[4] == "adapters=mlx5_0"
 
 
 def test_the_environment_names_what_is_built() -> None:
@@ -222,7 +223,7 @@ def taken(plugin: Path, text: str, uid: int = 1001) -> dict[str, str]:
 @pytest.mark.parametrize("join", ["tasks", "none"])
 def test_the_plugin_takes_all_of_a_network_file(plugin: Path, join: str) -> None:
     made = plan_of(join=join, variables=interfaces.DEFAULTS)
-    assert taken(plugin, jobfiles.network(made)) == {
+    assert taken(plugin, jobfiles.network(made, adapters="mlx5_0 mlx5_1")) == {
         **jobfiles.environment(made),
         **made.variables,
         "join": "1" if join == "tasks" else "0",

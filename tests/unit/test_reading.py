@@ -56,6 +56,24 @@ def test_what_a_port_does_not_tell_is_unknown_and_one_without_counters_is_none(s
     assert reading.ports()[0].namespace == ""
 
 
+def test_ports_of_adapters_whose_interfaces_are_another_hosts_are_not_shown(
+    sysfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        adapter(sysfs, f"mlx5_{number}", 1, PORT)
+    for name in ("mlx5_0", "mlx5_1"):
+        (sysfs / f"class/infiniband/{name}/device/net").mkdir(parents=True)
+    shown = sysfs / "class/infiniband/mlx5_1/device/net/ib0"
+    shown.mkdir()
+    assert [port.device for port in reading.ports(12)] == ["mlx5_1/1"]
+    shown.rmdir()  # as a task sees it
+    monkeypatch.setattr(names, "STATE_DIR", str(sysfs))
+    assert [port.device for port in reading.ports(12)] == ["mlx5_0/1", "mlx5_1/1", "mlx5_2/1"]
+    (sysfs / "jobs/12").mkdir(parents=True)
+    (sysfs / "jobs/12/network").write_text("uid=7\nadapters=mlx5_2\nHPCNET_JOB_ID=12\n")
+    assert [port.device for port in reading.ports(12)] == ["mlx5_2/1"]
+
+
 def test_a_port_is_shown_apart_and_never_added(sysfs: Path) -> None:
     adapter(sysfs, "mlx5_0", 1, PORT)
     own = Interface("hpc0", "tasks", Counters(*[10] * 8))
