@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <inttypes.h>
 #include <linux/magic.h>
 #include <sched.h>
@@ -55,12 +56,39 @@ struct submount {
 	int fd;
 };
 
-/* Opens what is mounted below /sys (control groups above all), outermost only. Returns how many, -1: failed. */
-static int open_submounts(struct submount found[SUBMOUNTS_MAX])
+/* Opens the adapters of InfiniBand and RoCE: a sysfs of the job's namespace shows them without counters. */
+static int open_adapters(struct submount found[SUBMOUNTS_MAX])
+{
+	int count = 0;
+	glob_t names;
+	size_t i;
+
+	if (glob("/sys/class/infiniband/*", 0, NULL, &names) != 0)
+		return 0;
+	for (i = 0; i < names.gl_pathc && count < SUBMOUNTS_MAX / 2; i++) {
+		char *path = realpath(names.gl_pathv[i], NULL);
+
+		if (path && strlen(path) < sizeof(found[count].path)) {
+			strcpy(found[count].path, path);
+			found[count].fd = open(path, O_PATH | O_CLOEXEC);
+			if (found[count].fd >= 0)
+				count++;
+		}
+		free(path);
+	}
+	globfree(&names);
+	return count;
+}
+
+/*
+ * Opens what is mounted below /sys (control groups above all), outermost only, behind what is found already. Returns how
+ * many there are now, -1: failed.
+ */
+static int open_submounts(struct submount found[SUBMOUNTS_MAX], int count)
 {
 	char *line = NULL, path[256];
 	size_t size = 0, length;
-	int count = 0, i;
+	int i;
 	FILE *mounts = fopen("/proc/self/mountinfo", "re");
 
 	if (!mounts)
@@ -92,22 +120,26 @@ static int open_submounts(struct submount found[SUBMOUNTS_MAX])
 
 /*
  * A sysfs shows the network devices of the namespace it was mounted from, and UCX among others finds its devices in
- * /sys/class/net: the tasks get a sysfs of the job's namespace, with all that was mounted below the old one.
+ * /sys/class/net: the tasks get a sysfs of the job's namespace, with adapters and all that was mounted below as in the
+ * old one.
  */
 static bool show_own_devices(void)
 {
 	static struct submount below[SUBMOUNTS_MAX];
 	struct statfs sys;
-	int count, i;
+	int adapters, count, i;
 	bool done;
 
 	if (statfs("/sys", &sys) < 0 || sys.f_type != SYSFS_MAGIC)
 		return true;
-	count = open_submounts(below);
+	adapters = open_adapters(below);
+	count = open_submounts(below, adapters);
 	done = count >= 0 && mount("sysfs", "/sys", "sysfs",
 				   MS_NOSUID | MS_NODEV | MS_NOEXEC | (sys.f_flags & MS_RDONLY), NULL) == 0;
 	for (i = 0; i < count; i++) {
-		done = done && bind_over(below[i].fd, below[i].path);
+		/* Where RDMA is exclusive to namespaces (rdma-system(8)), the job's has no adapters. */
+		if (i >= adapters || access(below[i].path, F_OK) == 0)
+			done = done && bind_over(below[i].fd, below[i].path);
 		close(below[i].fd);
 	}
 	return done || cannot_join("/sys");

@@ -21,13 +21,30 @@ keep() {
 kernel_mounts() {
     mount -t proc proc /proc
     mount --bind "$own/boot_id" /proc/sys/kernel/random/boot_id
-    mount -t sysfs sysfs /sys
+    sys_mount
     # The host's own part of the control groups, as its cgroup namespace shows it.
     while read -r point type options _; do
         mkdir -p "$point"
         mount -t "$type" -o "$options" "$type" "$point"
     done <"$own/cgroups"
     mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+}
+
+sys_mount() {
+    [ -d /sys/class/infiniband ] || {
+        mount -t sysfs sysfs /sys
+        return
+    }
+    # Adapters have their counters only in the machine's own view of them.
+    mkdir -p "$own/sys"
+    mount --bind /sys "$own/sys"
+    mount -t sysfs sysfs /sys
+    for adapter in "$own"/sys/class/infiniband/*; do
+        [ -e "$adapter" ] || continue
+        adapter=$(readlink -f "$adapter")
+        mount --bind "$adapter" "/sys${adapter#"$own/sys"}"
+    done
+    umount "$own/sys"
 }
 
 run_mount() {
