@@ -18,7 +18,7 @@
 
 static unsigned int hcas = 1;
 module_param(hcas, uint, 0444);
-MODULE_PARM_DESC(hcas, "number of adapters (default 1)");
+MODULE_PARM_DESC(hcas, "number of adapters, 1 (default) to 64");
 
 LIST_HEAD(softib_hcas);
 DEFINE_MUTEX(softib_lock);
@@ -39,15 +39,15 @@ struct softib_hca *softib_by_gid(const union ib_gid *gid)
 	return NULL;
 }
 
-/* Whether the port may talk in the partition, as a full or a limited member (10.9.3). */
-bool softib_has_pkey(const struct softib_hca *hca, u16 pkey)
+/* The port's entry for a partition, as a full or a limited member (10.9.3); 0 when it is in none such. */
+u16 softib_pkey(const struct softib_hca *hca, u16 pkey)
 {
 	int i;
 
 	for (i = 0; i < SOFTIB_PKEYS; i++)
 		if ((hca->pkeys[i] & 0x7fff) && (hca->pkeys[i] & 0x7fff) == (pkey & 0x7fff))
-			return true;
-	return false;
+			return hca->pkeys[i];
+	return 0;
 }
 
 static int query_device(struct ib_device *ib, struct ib_device_attr *attr, struct ib_udata *udata)
@@ -79,6 +79,8 @@ static int query_port(struct ib_device *ib, u32 number, struct ib_port_attr *att
 	attr->active_width = IB_WIDTH_4X;
 	attr->active_speed = IB_SPEED_EDR;
 	attr->max_vl_num = 1;
+	attr->bad_pkey_cntr = min_t(u64, hca->count.bad_pkey, U16_MAX);
+	attr->qkey_viol_cntr = min_t(u64, hca->count.bad_qkey, U16_MAX);
 	return 0;
 }
 
@@ -220,7 +222,6 @@ static const struct ib_device_ops port_ops = {
 	.get_link_layer = link_layer,
 	.query_pkey = query_pkey,
 	.query_gid = query_gid,
-	.process_mad = softib_process_mad,
 };
 
 static int add(int number)
@@ -251,6 +252,8 @@ static int add(int number)
 	snprintf(hca->ib.node_desc, sizeof(hca->ib.node_desc), "softib%d", number);
 	ib_set_device_ops(&hca->ib, &port_ops);
 	ib_set_device_ops(&hca->ib, &softib_verbs);
+	ib_set_device_ops(&hca->ib, &softib_qp_verbs);
+	ib_set_device_ops(&hca->ib, &softib_counter_verbs);
 	mutex_lock(&softib_lock);
 	list_add_tail(&hca->node, &softib_hcas);
 	mutex_unlock(&softib_lock);
@@ -274,7 +277,6 @@ static void remove_all(void)
 		struct platform_device *parent = hca->parent;
 
 		ib_unregister_device(&hca->ib);
-		softib_switch_drain();
 		mutex_lock(&softib_lock);
 		list_del(&hca->node);
 		mutex_unlock(&softib_lock);
@@ -289,11 +291,12 @@ static int __init softib_init(void)
 
 	if (hcas < 1 || hcas > MAX_HCAS)
 		return -EINVAL;
-	error = softib_switch_start();
+	error = softib_switch_start() ?: softib_worker_start();
 	for (i = 0; !error && i < hcas; i++)
 		error = add(i);
 	if (error) {
 		remove_all();
+		softib_worker_stop();
 		softib_switch_stop();
 	}
 	return error;
@@ -302,7 +305,9 @@ static int __init softib_init(void)
 static void __exit softib_exit(void)
 {
 	remove_all();
+	softib_worker_stop();
 	softib_switch_stop();
+	WARN_ON(!softib_all_freed());
 }
 
 module_init(softib_init);

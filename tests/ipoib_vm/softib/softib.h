@@ -2,10 +2,13 @@
 /*
  * softib: InfiniBand adapters (HCAs) made of software, all on one switch with a subnet manager.
  *
- *   hca.c      the adapters as the kernel sees them, their controls in sysfs
- *   verbs.c    queue pairs, completion queues, work requests
- *   switch.c   carries packets from a queue pair to others: addresses, partitions, multicast
- *   subnet.c   answers management packets: subnet administration (SA) and a port's counters (PMA)
+ *   hca.c       the adapters as the kernel sees them, their controls in sysfs
+ *   verbs.c     completion queues, and verbs that have nothing to do here
+ *   qp.c        queue pairs and their work requests
+ *   worker.c    whose turn it is to send
+ *   switch.c    carries a message from a queue pair to others: addresses, partitions, multicast
+ *   subnet.c    answers as the subnet administration (SA)
+ *   counters.c  a port's counters: those of its performance management (PMA), and of what it refused
  *
  * Enough for the kernel's ib_ipoib: UD in datagram mode, RC (send and receive only) in connected mode. No DMA: addresses
  * in work requests are the kernel's own. No user space verbs. Section numbers in comments are those of the InfiniBand
@@ -28,6 +31,16 @@
 #define SOFTIB_MAX_MESSAGE 65536
 #define SOFTIB_GRH 40
 
+/* What a port has counted; data in words of 4 bytes. */
+struct softib_count {
+	u64 xmit_data, rcv_data, xmit_packets, rcv_packets;
+	u64 multicast_xmit_packets, multicast_rcv_packets;
+	u64 link_downed;
+	u64 xmit_discards;	/* sent while the port was not active */
+	u64 bad_pkey, bad_qkey;	/* came in, and were not for the queue pair that they named */
+	u64 out_of_buffer;	/* datagrams that found no receive */
+};
+
 /* An adapter with its one port. What can change is written under softib_lock. */
 struct softib_hca {
 	struct ib_device ib;
@@ -38,11 +51,7 @@ struct softib_hca {
 	enum ib_port_state state;
 	bool sm;		/* whether the subnet manager answers this port */
 	u16 pkeys[SOFTIB_PKEYS];
-	struct {		/* data in words of 4 bytes */
-		u64 xmit_data, rcv_data, xmit_packets, rcv_packets;
-		u64 multicast_xmit_packets, multicast_rcv_packets;
-		u64 link_downed;
-	} count;
+	struct softib_count count;
 };
 
 struct softib_pd {
@@ -66,9 +75,11 @@ struct softib_qp {
 	struct softib_hca *hca;
 	struct list_head node;	/* in hca->qps */
 	struct list_head groups; /* of softib_group */
-	spinlock_t lock;	/* of receives and state */
-	struct list_head receives; /* of softib_wqe */
+	struct list_head ready;	/* in the worker's list of those that have something to do */
+	spinlock_t lock;	/* of both queues, and of the state together with softib_lock */
+	struct list_head sends, receives; /* of softib_wqe, the oldest first */
 	enum ib_qp_state state;
+	int tries;		/* RC: how often the oldest send found no receive */
 	bool all_signaled;
 	u16 pkey_index;
 	u32 qkey;
@@ -120,25 +131,38 @@ static inline struct softib_qp *to_qp(struct ib_qp *ib) { return container_of(ib
 
 /* hca.c */
 void softib_own_gid(const struct softib_hca *hca, union ib_gid *gid);
-bool softib_has_pkey(const struct softib_hca *hca, u16 pkey);
+u16 softib_pkey(const struct softib_hca *hca, u16 pkey);
 struct softib_hca *softib_by_gid(const union ib_gid *gid);
 
 /* verbs.c */
 extern const struct ib_device_ops softib_verbs;
 void softib_complete(struct softib_wqe *wqe, struct ib_cq *cq);
-struct softib_wqe *softib_next_receive(struct softib_qp *qp);
+void softib_forget_completions(struct ib_cq *cq, struct softib_qp *qp);
+
+/* qp.c */
+extern const struct ib_device_ops softib_qp_verbs;
+struct softib_wqe *softib_take(struct softib_qp *qp, struct list_head *wqes);
+void softib_put_back(struct softib_qp *qp, struct softib_wqe *wqe);
+void softib_free(struct softib_wqe *wqe);
+bool softib_all_freed(void);
 
 /* switch.c */
 int softib_switch_start(void);
 void softib_switch_stop(void);
-void softib_switch_send(struct softib_wqe *wqe);
-void softib_switch_drain(void);
+int softib_carry(struct softib_wqe *wqe);
+bool softib_same_partition(u16 one, u16 other);
 void softib_answer(struct softib_hca *to, const struct ib_mad *mad);
 
+/* worker.c */
+int softib_worker_start(void);
+void softib_worker_stop(void);
+void softib_wake(struct softib_qp *qp);
+void softib_forget(struct softib_qp *qp);
+
 /* subnet.c */
-extern unsigned int softib_group_mtu;
 void softib_subnet_request(struct softib_hca *from, const struct ib_mad *request);
-int softib_process_mad(struct ib_device *ib, int flags, u32 port, const struct ib_wc *wc, const struct ib_grh *grh,
-		       const struct ib_mad *in, struct ib_mad *out, size_t *out_size, u16 *out_pkey_index);
+
+/* counters.c */
+extern const struct ib_device_ops softib_counter_verbs;
 
 #endif

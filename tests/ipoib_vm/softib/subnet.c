@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Management packets: what the subnet administration says to ib_sa and ib_ipoib (15.2), and the port counters that
- * ib_core shows in sysfs (16.1). Groups are made when somebody joins; whoever is in the partition may.
+ * What the subnet administration says to ib_sa and ib_ipoib (15.2). Groups are made when somebody joins; whoever is in
+ * the partition may.
  */
 #include <linux/crc32.h>
 #include <linux/module.h>
-#include <rdma/ib_pma.h>
 #include <rdma/ib_sa.h>
 #include "softib.h"
 
@@ -18,8 +17,8 @@
 #define NO_RECORDS cpu_to_be16(0x0300)
 #define UNSUPPORTED cpu_to_be16(0x000c)
 
-unsigned int softib_group_mtu = 4096;
-module_param_named(group_mtu, softib_group_mtu, uint, 0644);
+static unsigned int group_mtu = 4096;
+module_param(group_mtu, uint, 0644);
 MODULE_PARM_DESC(group_mtu, "IB MTU of multicast groups: 256, 512, 1024, 2048 or 4096 (default); for those that join later");
 
 struct member_record {		/* MCMemberRecord, 15.2.5.17 */
@@ -45,12 +44,12 @@ struct path_record {		/* PathRecord, 15.2.5.16 */
 
 static __be16 join(struct softib_hca *from, struct member_record *record)
 {
-	if (!softib_has_pkey(from, be16_to_cpu(record->pkey)))
+	if (!softib_pkey(from, be16_to_cpu(record->pkey)))
 		return REQUEST_INVALID;
 	record->qkey = cpu_to_be32(QKEY);
 	/* The same group has the same LID; two groups of one LID are told apart by their GIDs. */
 	record->mlid = cpu_to_be16(SOFTIB_FIRST_MLID + crc32_le(~0, record->mgid.raw, sizeof(record->mgid)) % 0x3ffe);
-	record->mtu = EXACTLY | ib_mtu_int_to_enum(softib_group_mtu);
+	record->mtu = EXACTLY | ib_mtu_int_to_enum(group_mtu);
 	record->rate = EXACTLY | IB_RATE_100_GBPS;
 	record->life_time = EXACTLY | LIFE_TIME;
 	record->scope_state |= LINK_LOCAL;
@@ -64,7 +63,7 @@ static __be16 path(struct path_record *record)
 
 	if (!to || !from || to->state != IB_PORT_ACTIVE)
 		return NO_RECORDS;
-	if (pkey && !(softib_has_pkey(to, pkey) && softib_has_pkey(from, pkey)))
+	if (pkey && !softib_same_partition(softib_pkey(to, pkey), softib_pkey(from, pkey)))
 		return NO_RECORDS;
 	record->dlid = cpu_to_be16(to->lid);
 	record->slid = cpu_to_be16(from->lid);
@@ -110,59 +109,4 @@ void softib_subnet_request(struct softib_hca *from, const struct ib_mad *request
 		mad.mad_hdr.status = UNSUPPORTED;
 	}
 	softib_answer(from, (struct ib_mad *)&mad);
-}
-
-static __be32 clamped(u64 value)
-{
-	return cpu_to_be32(min_t(u64, value, U32_MAX));
-}
-
-static void counters(const struct softib_hca *hca, struct ib_pma_portcounters *out)
-{
-	out->port_select = 1;
-	out->port_xmit_data = clamped(hca->count.xmit_data);
-	out->port_rcv_data = clamped(hca->count.rcv_data);
-	out->port_xmit_packets = clamped(hca->count.xmit_packets);
-	out->port_rcv_packets = clamped(hca->count.rcv_packets);
-	out->link_downed_counter = min_t(u64, hca->count.link_downed, U8_MAX);
-}
-
-static void counters_ext(const struct softib_hca *hca, struct ib_pma_portcounters_ext *out)
-{
-	u64 sent = hca->count.multicast_xmit_packets, received = hca->count.multicast_rcv_packets;
-
-	out->port_select = 1;
-	out->port_xmit_data = cpu_to_be64(hca->count.xmit_data);
-	out->port_rcv_data = cpu_to_be64(hca->count.rcv_data);
-	out->port_xmit_packets = cpu_to_be64(hca->count.xmit_packets);
-	out->port_rcv_packets = cpu_to_be64(hca->count.rcv_packets);
-	out->port_unicast_xmit_packets = cpu_to_be64(hca->count.xmit_packets - sent);
-	out->port_unicast_rcv_packets = cpu_to_be64(hca->count.rcv_packets - received);
-	out->port_multicast_xmit_packets = cpu_to_be64(sent);
-	out->port_multicast_rcv_packets = cpu_to_be64(received);
-}
-
-/* ib_core asks this for what it shows in ports/1/counters, and ib_mad for every packet that comes in. */
-int softib_process_mad(struct ib_device *ib, int flags, u32 port, const struct ib_wc *wc, const struct ib_grh *grh,
-		       const struct ib_mad *in, struct ib_mad *out, size_t *out_size, u16 *out_pkey_index)
-{
-	struct softib_hca *hca = to_hca(ib);
-	struct ib_pma_mad *answer = (struct ib_pma_mad *)out;
-
-	if (in->mad_hdr.mgmt_class != IB_MGMT_CLASS_PERF_MGMT || in->mad_hdr.method != IB_MGMT_METHOD_GET)
-		return IB_MAD_RESULT_SUCCESS; /* whom it is for will see it */
-	memset(out, 0, sizeof(*out));
-	out->mad_hdr = in->mad_hdr;
-	out->mad_hdr.method = IB_MGMT_METHOD_GET_RESP;
-	mutex_lock(&softib_lock);
-	if (in->mad_hdr.attr_id == IB_PMA_CLASS_PORT_INFO)
-		((struct ib_class_port_info *)answer->data)->capability_mask = IB_PMA_CLASS_CAP_EXT_WIDTH;
-	else if (in->mad_hdr.attr_id == IB_PMA_PORT_COUNTERS)
-		counters(hca, (struct ib_pma_portcounters *)answer->data);
-	else if (in->mad_hdr.attr_id == IB_PMA_PORT_COUNTERS_EXT)
-		counters_ext(hca, (struct ib_pma_portcounters_ext *)answer->data);
-	else
-		out->mad_hdr.status = UNSUPPORTED;
-	mutex_unlock(&softib_lock);
-	return IB_MAD_RESULT_SUCCESS | IB_MAD_RESULT_REPLY;
 }

@@ -1,52 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The switch: one worker takes what was sent, in its order, and puts it where it belongs. */
-#include <linux/delay.h>
+/* The switch: where a message goes, and who may receive it. */
 #include <linux/mm.h>
-#include <linux/slab.h>
-#include <linux/workqueue.h>
+#include <linux/module.h>
 #include "softib.h"
 
 #define HEADERS (8 + 12 + 8 + 4) /* LRH, BTH, DETH, ICRC */
 #define PATH_MTU 4096
-#define RNR_TRIES 1000
 
-static void carry_all(struct work_struct *unused);
+static bool enforce = true;
+module_param_named(partitions, enforce, bool, 0644);
+MODULE_PARM_DESC(partitions, "whether a packet must be of a partition of its receiver (default Y)");
 
-static struct workqueue_struct *queue;
-static DECLARE_WORK(work, carry_all);
-static LIST_HEAD(sent);
-static DEFINE_SPINLOCK(sent_lock);
 static u8 *wire; /* room for a GRH, then the message on its way */
 
 int softib_switch_start(void)
 {
 	wire = kvzalloc(SOFTIB_GRH + SOFTIB_MAX_MESSAGE, GFP_KERNEL);
-	queue = alloc_ordered_workqueue("softib", WQ_MEM_RECLAIM);
-	return wire && queue ? 0 : -ENOMEM;
+	return wire ? 0 : -ENOMEM;
 }
 
 void softib_switch_stop(void)
 {
-	if (queue)
-		destroy_workqueue(queue);
 	kvfree(wire);
-}
-
-/* Callable from any context. */
-void softib_switch_send(struct softib_wqe *wqe)
-{
-	unsigned long flags;
-
-	spin_lock_irqsave(&sent_lock, flags);
-	list_add_tail(&wqe->node, &sent);
-	spin_unlock_irqrestore(&sent_lock, flags);
-	queue_work(queue, &work);
-}
-
-/* Returns when all that was sent until now has been carried. Not with softib_lock held. */
-void softib_switch_drain(void)
-{
-	flush_work(&work);
 }
 
 static void count(struct softib_hca *hca, const struct softib_packet *packet, bool received)
@@ -72,8 +47,11 @@ static u16 pkey_of(const struct softib_hca *hca, u16 index)
 }
 
 /* Two limited members of a partition do not talk to each other (10.9.3). */
-static bool same_partition(u16 one, u16 other)
+bool softib_same_partition(u16 one, u16 other)
 {
+	if (!enforce)
+		return true;
+
 	return (one & 0x7fff) && (one & 0x7fff) == (other & 0x7fff) && ((one | other) & 0x8000);
 }
 
@@ -82,20 +60,28 @@ static int matching_pkey(const struct softib_hca *hca, u16 pkey)
 	int i;
 
 	for (i = 0; i < SOFTIB_PKEYS; i++)
-		if (same_partition(hca->pkeys[i], pkey))
+		if (softib_same_partition(hca->pkeys[i], pkey))
 			return i;
 	return -1;
 }
 
 static bool accepts(const struct softib_qp *qp, const struct softib_packet *packet)
 {
+	u16 pkey = pkey_of(qp->hca, qp->pkey_index);
+
 	if (qp->ib.qp_type != packet->type || (qp->state != IB_QPS_RTR && qp->state != IB_QPS_RTS))
 		return false;
-	if (packet->type == IB_QPT_GSI)
-		return matching_pkey(qp->hca, packet->pkey) >= 0;
-	if (packet->type == IB_QPT_UD && qp->qkey != packet->qkey)
+	if (packet->type == IB_QPT_RC && qp->peer_qpn != packet->source_qpn)
 		return false;
-	return same_partition(pkey_of(qp->hca, qp->pkey_index), packet->pkey);
+	if (packet->type == IB_QPT_UD && qp->qkey != packet->qkey) {
+		qp->hca->count.bad_qkey++;
+		return false;
+	}
+	if (packet->type == IB_QPT_GSI ? matching_pkey(qp->hca, packet->pkey) >= 0
+				       : softib_same_partition(pkey, packet->pkey))
+		return true;
+	qp->hca->count.bad_pkey++;
+	return false;
 }
 
 static void scatter(struct softib_wqe *wqe, const u8 *from, u32 length)
@@ -117,10 +103,12 @@ static void scatter(struct softib_wqe *wqe, const u8 *from, u32 length)
 static int deliver(struct softib_qp *qp, const struct softib_packet *packet)
 {
 	bool datagram = packet->type != IB_QPT_RC;
-	struct softib_wqe *wqe = softib_next_receive(qp);
+	struct softib_wqe *wqe = softib_take(qp, &qp->receives);
 
-	if (!wqe)
+	if (!wqe) {
+		qp->hca->count.out_of_buffer += datagram;
 		return -EAGAIN;
+	}
 	wqe->wc.byte_len = packet->length + (datagram ? SOFTIB_GRH : 0);
 	scatter(wqe, datagram ? packet->grh : packet->data, wqe->wc.byte_len);
 	wqe->wc.src_qp = packet->source_qpn;
@@ -200,23 +188,30 @@ static void fill_grh(const struct softib_packet *packet)
 	grh->dgid = packet->dgid;
 }
 
-static void gather(const struct softib_wqe *wqe, struct softib_packet *packet)
+static int gather(const struct softib_wqe *wqe, struct softib_packet *packet)
 {
+	u32 room = packet->type == IB_QPT_RC ? SOFTIB_MAX_MESSAGE : PATH_MTU;
 	int i;
 
 	packet->grh = wire;
 	packet->data = wire + SOFTIB_GRH;
 	packet->length = 0;
 	for (i = 0; i < wqe->sges; i++) {
-		u32 part = min_t(u32, wqe->sge[i].length, SOFTIB_MAX_MESSAGE - packet->length);
+		u32 part = wqe->sge[i].length;
 
+		if (part > room - packet->length)
+			return -EMSGSIZE;
 		memcpy(packet->data + packet->length, (void *)(uintptr_t)wqe->sge[i].addr, part);
 		packet->length += part;
 	}
+	return 0;
 }
 
-/* One message to where it goes. Only RC is told that it did not arrive. */
-static int carry(struct softib_wqe *wqe)
+/*
+ * One message to where it goes, with softib_lock held. -EMSGSIZE: longer than a message may be; -ENETUNREACH: nobody is
+ * there; -EAGAIN: the receiver has posted no receive.
+ */
+int softib_carry(struct softib_wqe *wqe)
 {
 	struct softib_qp *qp = wqe->qp;
 	struct softib_packet packet = {
@@ -225,21 +220,28 @@ static int carry(struct softib_wqe *wqe)
 		/* A Q_Key with its high bit set stands for the sender's own (10.2.5). */
 		.qkey = wqe->qkey & BIT(31) ? qp->qkey : wqe->qkey,
 	};
+	int error = gather(wqe, &packet);
 
-	if (packet.type == IB_QPT_SMI || qp->hca->state != IB_PORT_ACTIVE)
+	if (error)
+		return error;
+	if (packet.type == IB_QPT_SMI)
 		return -ENETUNREACH;
-	gather(wqe, &packet);
+	if (qp->hca->state != IB_PORT_ACTIVE) {
+		qp->hca->count.xmit_discards++;
+		return -ENETUNREACH;
+	}
 	fill_grh(&packet);
-	count(qp->hca, &packet, false);
 	if (packet.type == IB_QPT_GSI && packet.dlid == SOFTIB_SM_LID) {
 		if (qp->hca->sm && packet.length == sizeof(struct ib_mad))
 			softib_subnet_request(qp->hca, (struct ib_mad *)packet.data);
-		return 0;
+	} else if (packet.dlid >= SOFTIB_FIRST_MLID) {
+		multicast(&packet);
+	} else {
+		error = unicast(&packet);
 	}
-	if (packet.dlid < SOFTIB_FIRST_MLID)
-		return unicast(&packet);
-	multicast(&packet);
-	return 0;
+	if (packet.type != IB_QPT_RC || error != -EAGAIN) /* else it has not left yet */
+		count(qp->hca, &packet, false);
+	return error;
 }
 
 /* The subnet manager's own words, without a GRH as the request was. */
@@ -253,43 +255,4 @@ void softib_answer(struct softib_hca *to, const struct ib_mad *mad)
 
 	memcpy(packet.data, mad, sizeof(*mad));
 	unicast(&packet);
-}
-
-static struct softib_wqe *next_sent(void)
-{
-	struct softib_wqe *wqe;
-	unsigned long flags;
-
-	spin_lock_irqsave(&sent_lock, flags);
-	wqe = list_first_entry_or_null(&sent, struct softib_wqe, node);
-	if (wqe)
-		list_del(&wqe->node);
-	spin_unlock_irqrestore(&sent_lock, flags);
-	return wqe;
-}
-
-static void carry_all(struct work_struct *unused)
-{
-	struct softib_wqe *wqe;
-
-	while ((wqe = next_sent())) {
-		bool reliable = wqe->qp->ib.qp_type == IB_QPT_RC;
-		int error, tries = 0;
-
-		for (;;) {
-			mutex_lock(&softib_lock);
-			error = carry(wqe);
-			mutex_unlock(&softib_lock);
-			if (!reliable || error != -EAGAIN || ++tries == RNR_TRIES)
-				break;
-			usleep_range(50, 100); /* receiver not ready */
-		}
-		if (reliable && error)
-			wqe->wc.status = error == -EAGAIN ? IB_WC_RNR_RETRY_EXC_ERR : IB_WC_RETRY_EXC_ERR;
-		if (wqe->signaled || wqe->wc.status)
-			softib_complete(wqe, wqe->qp->ib.send_cq);
-		else
-			kfree(wqe);
-		cond_resched();
-	}
 }
