@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.kernel.hosts import wait_for
 
-GROUP_MTU = Path("/sys/module/softib/parameters/group_mtu")
+PARAMETERS = Path("/sys/module/softib/parameters")
 
 
 def sh(script: str) -> str:
@@ -45,6 +45,10 @@ class Adapter:
         """One of the port's counters."""
         return int((self.sysfs / "ports/1/counters" / name).read_text())
 
+    def refused(self, why: str) -> int:
+        """Packets that the port did not take: bad_pkey, bad_qkey, out_of_buffer."""
+        return int((self.sysfs / "ports/1/hw_counters" / why).read_text())
+
 
 def carrier(interface: str, namespace: str = "") -> bool:
     """Whether an interface has joined its broadcast group; the kernel takes a second to say that it has none."""
@@ -58,10 +62,16 @@ def wait_for_carrier(interface: str, namespace: str = "", there: bool = True) ->
 
 
 @contextmanager
-def set_group_mtu(mtu: int) -> Iterator[None]:
-    """The IB MTU of multicast groups that are joined from now on."""
-    GROUP_MTU.write_text(str(mtu))
+def parameter(name: str, value: str) -> Iterator[None]:
+    """Change one of softib's for a while: group_mtu, partitions."""
+    before = (PARAMETERS / name).read_text()
+    (PARAMETERS / name).write_text(value)
     try:
         yield
     finally:
-        GROUP_MTU.write_text("4096")
+        (PARAMETERS / name).write_text(before)
+
+
+def duplicates() -> int:
+    """How many duplicate IPv6 addresses the kernel has found until now, in any namespace."""
+    return sh("dmesg").count("IPv6 duplicate address")

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import re
 import signal
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
+from itertools import product
 from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import Cluster, eventually
 from tests.cluster.test_cleanup import bring_back, cleanup, kill_steps, verdicts
 from tests.cluster.test_job import _IPERF, names
-from tests.ipoib_vm.adapter import sh
+from tests.ipoib_vm.adapter import Adapter, duplicates, parameter, sh
 from tests.ipoib_vm.lab.conftest import NODES
 from tests.kernel.hosts import wait_for
 
@@ -74,17 +76,40 @@ class Jobs:
         """IPv4 address of the job's tasks on the node with this rank."""
         return str(IPv4Network(self.leases[name]["ipv4"])[rank + 1])
 
-    def answers(self, name: str, targets: list[str]) -> list[str]:
-        """Those of some addresses that answer n1's end of the job, which has root's powers and routes to them."""
-        ping = (
-            "ip route replace $t/32 dev hpc0; ping -c2 -i0.3 -W3 -q $t >/dev/null && echo $t; ip route del $t/32"
-        )
-        return self.inside(name, "n1", f"for t in {' '.join(targets)}; do {ping}; done").split()
+    def end(self, name: str, node: str) -> tuple[str, str]:
+        """Link-local address and hardware address of the job's interface on a node."""
+        shown = self.shown[name, node]
+        hardware = re.search(r"link/(?:infiniband|ether) (\S+)", shown)
+        local = re.search(r"inet6 (fe80:\S+)/", shown)
+        assert hardware and local, shown
+        return local[1], hardware[1]
+
+    def introduce(self, names: Sequence[str]) -> None:
+        """Tell the ends of jobs each other's hardware addresses, as root of all nodes could."""
+        for node in NODES:
+            told = []
+            for name, other, place in product(names, names, NODES):
+                address, hardware = self.end(other, place)
+                entry = f"{address} lladdr {hardware} dev hpc0 nud permanent"
+                told.append(f"ip -n hpcnet-{self.ids[name]} neigh replace {entry}" if other != name else ":")
+            self.cluster.root(node, "sh", "-ec", "\n".join(told))
+
+    def answers(self, name: str, others: Sequence[str]) -> list[tuple[str, str]]:
+        """Those ends of other jobs, and of its own on n2, that answer n1's end of the job.
+
+        Link-local addresses need no route, at neither end.
+        """
+        targets = {(other, node): self.end(other, node)[0] for other in others for node in NODES}
+        targets[name, "n2"] = self.end(name, "n2")[0]
+        ping = "(ping -c2 -i0.3 -W5 -q $t%hpc0 >/dev/null && echo $t) &"
+        answered = self.inside(name, "n1", f"for t in {' '.join(targets.values())}; do {ping} done; wait").split()
+        return [end for end, address in targets.items() if address in answered]
 
 
-def duplicates() -> int:
-    """How many duplicate addresses the kernel has found until now, in any namespace."""
-    return sh("dmesg").count("duplicate address")
+def adapter_of(cluster: Cluster, host: str) -> Adapter:
+    """The adapter that a host of the lab was lent."""
+    shown = cluster.root(host, "sh", "-c", "ls /sys/class/net/ib0/device/infiniband").strip()
+    return Adapter(int(shown.replace("softib", "")))
 
 
 @pytest.fixture(scope="module")
@@ -144,21 +169,43 @@ def test_connected_mode_carries_65520_bytes_between_nodes(jobs: Jobs) -> None:
 
 
 def test_jobs_of_different_partitions_do_not(jobs: Jobs) -> None:
-    for one, others in ((ALICES, (BOBS, SHARED, "vxlan")), (SHARED, (ALICES, "vxlan")), ("vxlan", (SHARED, BOBS))):
-        targets = [jobs.address(other, rank) for other in others for rank in (0, 1)]
-        assert jobs.answers(one, targets) == []
+    """Though all know the others' hardware addresses. Were it not for the partitions, all would answer."""
+    jobs.introduce([name for name in WANTED if name != "vxlan"])
+    for name, others in {ALICES: [BOBS, SHARED, "vxlan"], SHARED: [ALICES, "vxlan"]}.items():
+        assert jobs.answers(name, others) == [(name, "n2")]
+    with parameter("partitions", "N"):
+        for name, others in {ALICES: [BOBS, SHARED], SHARED: [ALICES]}.items():
+            assert jobs.answers(name, others) == [*product(others, NODES), (name, "n2")]
 
 
 def test_jobs_of_one_shared_partition_do(jobs: Jobs) -> None:
-    """So the test above could fail; such a network is said to be shared."""
-    route = f"{jobs.address(SHARED, 0)}/32 dev hpc0"
-    jobs.inside("bob's 0x8001", "n2", f"ip route replace {route}")
-    try:
-        target = jobs.address("bob's 0x8001", 1)
-        assert jobs.answers(SHARED, [target]) == [target]
-    finally:
-        jobs.inside("bob's 0x8001", "n2", f"ip route del {route}")
+    """Such a network is said to be shared."""
+    neighbours = ["bob's 0x8001"]
+    assert jobs.answers(SHARED, neighbours) == [*product(neighbours, NODES), (SHARED, "n2")]
     assert jobs.leases[SHARED]["shared"] and not jobs.leases[ALICES]["shared"]
+
+
+def test_stats_and_doctor_show_the_port_of_each_node(jobs: Jobs) -> None:
+    """And no other node's; in tasks with both views of /sys. It counts."""
+
+    def ports(name: str) -> dict[str, tuple[str, int]]:
+        words = ("hpcnet", "stats", str(jobs.ids[name]), "--once", "--json")
+        [job] = json.loads(jobs.cluster.run(*words, user=WANTED[name][0]).stdout)["jobs"]
+        found = {}
+        for sample in job["nodes"]:
+            [port] = [each for each in sample["interfaces"] if each["kind"] == "port"]
+            found[sample["node"]] = (port["device"], port["counters"]["tx_bytes"])
+        return found
+
+    own = {node: f"{adapter_of(jobs.cluster, node).sysfs.name}/1" for node in NODES}
+    before = ports(ALICES)
+    jobs.inside("vxlan", "n1", f"ping -c3 -i0.3 -W10 -q -s1500 {jobs.address('vxlan', 1)}")
+    after = ports("vxlan")
+    for found in (before, after):
+        assert {node: device for node, (device, _) in found.items()} == own
+    assert all(4500 < after[node][1] - before[node][1] < 1_000_000 for node in NODES), (before, after)
+    report = jobs.cluster.lab.run("n1", ["hpcnet", "doctor", "--json"], check=False, timeout=300).stdout
+    assert f"port {own['n1']} 100 Gb/sec (4X EDR)" in report
 
 
 def test_link_local_addresses_are_unique_and_nobody_complains(jobs: Jobs) -> None:
@@ -173,14 +220,11 @@ def test_link_local_addresses_are_unique_and_nobody_complains(jobs: Jobs) -> Non
     assert duplicates() == jobs.duplicates
 
 
-@pytest.mark.parametrize("network", ["ib,mode=direct,pkey=0x8001", "ib"])
-def test_iperf3_between_tasks(jobs: Jobs, network: str) -> None:
-    cluster = jobs.cluster
+@pytest.mark.parametrize(("name", "pool"), [(SHARED, "fd68:7063:6e66::/48"), ("vxlan", "fd68:7063:6e65::/48")])
+def test_iperf3_between_tasks(jobs: Jobs, name: str, pool: str) -> None:
     script = _IPERF.format(family="-6", bind="$HPCNET_ADDRESS6")
-    job = cluster.sbatch(script, f"--network={network}", "-N2", "-w", "n[1-2]")
-    assert cluster.finished(job, 240) == "COMPLETED", cluster.output(job)
-    report = json.loads(cluster.output(job))
-    pool = "fd68:7063:6e66::/48" if "direct" in network else "fd68:7063:6e65::/48"
+    step = (f"SLURM_JOB_ID={jobs.ids[name]}", "SLURM_OVERLAP=1", "SLURM_NNODES=2", "SLURM_NTASKS=2")
+    report = json.loads(jobs.cluster.run("env", *step, "bash", "-c", script, user=WANTED[name][0]).stdout)
     remote = IPv6Network(report["start"]["connected"][0]["remote_host"])
     assert remote.subnet_of(IPv6Network(pool))
     assert report["end"]["sum_received"]["bytes"] > 1_000_000
@@ -192,15 +236,43 @@ def test_a_pkey_that_the_site_does_not_offer_is_refused_at_submit(cluster: Clust
     assert "0x8003" in refused.stderr and "0x8001" in refused.stderr
 
 
-def test_what_the_nodes_refuse_reaches_the_user_and_no_node_drains(jobs: Jobs) -> None:
+def test_a_pool_without_pkeys_refuses_the_job_and_no_node_drains(jobs: Jobs) -> None:
+    """By the controller: two jobs have both of them."""
     done = jobs.cluster.run("srun", "-N1", "--network=ib,mode=direct,pkey=auto", "true", check=False)
     assert done.returncode != 0
     assert "gets no network, so it does not start" in done.stderr
+    assert not [state for state in jobs.cluster.node_states().values() if "drain" in state]
 
 
 def test_epilog_leaves_the_nodes_as_they_were(jobs: Jobs) -> None:
     jobs.cluster.settle(seconds=300)
     jobs.cluster.assert_pristine()
+
+
+def test_a_pkey_that_a_nodes_port_has_lost_refuses_the_job_and_no_node_drains(cluster: Cluster) -> None:
+    """It may be the site's list that is wrong, as far as a node can tell."""
+    adapter = adapter_of(cluster, "n1")
+    with adapter.with_control("pkeys", "0xffff 0x8002"):
+        done = cluster.run("srun", "-w", "n1", "--network=ib,mode=direct,pkey=0x8001", "true", check=False)
+    says = f"port {adapter.sysfs.name}/1 of uplink ib0 on n1 is not in partition 0x8001"
+    assert done.returncode != 0
+    assert says in done.stderr and says in cluster.log("n1")
+    cluster.settle(seconds=300)  # all nodes idle
+
+
+def test_a_port_that_is_down_drains_its_node_until_it_is_resumed(cluster: Cluster) -> None:
+    adapter = adapter_of(cluster, "n1")
+    wanted = ("-w", "n1", "--network=ib,mode=direct,pkey=0x8001")
+    with adapter.with_control("port", "down"):
+        cluster.sbatch("true", *wanted)
+        eventually("n1 drains", lambda: "drain" in cluster.node_states()["n1"], 120)
+    assert f"port {adapter.sysfs.name}/1 of uplink ib0 on n1 is DOWN, not ACTIVE" in cluster.log("n1")
+    cluster.settle(("n2",), seconds=300)
+    cluster.root("ctl", "scontrol", "update", "nodename=n1", "state=resume")
+    cluster.lab.await_idle(("n1",))
+    assert "hpc0" in cluster.run("srun", *wanted, "ip", "-br", "link").stdout
+    cluster.settle(seconds=300)
+    cluster.assert_pristine()
 
 
 def test_cleanup_finds_the_child_of_a_killed_namespace(cluster: Cluster) -> None:

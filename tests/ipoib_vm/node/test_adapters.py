@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from hpcnet.counters import reading
-from hpcnet.counters.model import Interface
-from tests.ipoib_vm.adapter import Adapter, sh, wait_for_carrier
+from tests.ipoib_vm.adapter import Adapter, duplicates, parameter, sh, wait_for_carrier
 from tests.kernel.hosts import wait_for
 
 pytestmark = pytest.mark.ipoib_vm
@@ -83,17 +83,26 @@ def test_packets_pass_whole_and_are_counted() -> None:
     assert not reaches("10.9.0.2", 4092 - 27)
 
 
-def test_hpcnet_reads_the_ports(children: None) -> None:
-    """What ``hpcnet stats`` and hpcnet-tui show of a node's ports."""
+_PORTS = """
+import json
+from hpcnet.counters import reading
+print(json.dumps([[port.device, port.state, port.speed, port.counters.tx_bytes, port.counters.rx_bytes]
+                  for port in reading.ports()]))
+"""
 
-    def port() -> Interface:
-        return next(found for found in reading.ports() if found.device == "softib6/1")
+
+def test_hpcnet_reads_the_port_of_a_host_and_no_others(children: None) -> None:
+    """What ``hpcnet stats`` and hpcnet-tui show; a host is a namespace with a /sys of its own."""
+
+    def port() -> list[Any]:
+        command = ["ip", "netns", "exec", "a", sys.executable, "-c", _PORTS]
+        [found] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        assert found[:3] == ["softib6/1", "ACTIVE", 100_000_000_000]
+        return list(found[3:])
 
     before = port()
-    assert (before.state, before.speed) == ("ACTIVE", 100_000_000_000)
     assert reaches("10.8.0.2", 4000)
-    sent = [(shown.counters.tx_bytes or 0, shown.counters.rx_bytes or 0) for shown in (before, port())]
-    assert all(12_000 < after - start < 20_000 for start, after in zip(*sent))
+    assert all(12_000 < after - start < 20_000 for start, after in zip(before, port()))
 
 
 def test_iperf3_passes() -> None:
@@ -104,12 +113,36 @@ def test_iperf3_passes() -> None:
     assert report["end"]["sum_received"]["bytes"] > 1_000_000
 
 
+def introduce(*places: tuple[str, str]) -> None:
+    """Tell each of two c0, by namespace and IPv4 address, the other's hardware address: without broadcast."""
+    shown = {name: json.loads(sh(f"ip -n {name} -j link show c0"))[0]["address"] for name, _ in places}
+    for (name, _), (other, address) in (places, places[::-1]):
+        sh(f"ip -n {name} neigh replace {address} lladdr {shown[other]} dev c0 nud permanent")
+
+
 def test_a_partition_is_only_for_its_members(children: None) -> None:
     assert reaches("10.8.0.2")
     sh("ip -n b link del c0; ip -n b link add link ib7 name c0 type ipoib pkey 0x8002 mode datagram")
     sh("ip -n b addr add 10.8.0.2/24 dev c0; ip -n b link set c0 up")
     wait_for_carrier("c0", "b")
+    introduce(("a", "10.8.0.1"), ("b", "10.8.0.2"))
+    refused = OTHER.refused("bad_pkey")
     assert not reaches("10.8.0.2")
+    assert OTHER.refused("bad_pkey") >= refused + 3  # they came as far as the port
+    with parameter("partitions", "N"):
+        assert reaches("10.8.0.2")
+
+
+def test_a_connection_that_a_partition_breaks_is_made_again(children: None) -> None:
+    for name in "ab":
+        sh(f"ip -n {name} link set c0 type ipoib mode connected; ip -n {name} link set c0 mtu 65520")
+    wait_for(lambda: reaches("10.8.0.2", 65520 - 28), "no packet of 65520 bytes passes", 60)
+    refused = OTHER.refused("bad_pkey")
+    with OTHER.with_control("pkeys", "0xffff 0x8002"):
+        assert not reaches("10.8.0.2", 60_000)
+    assert OTHER.refused("bad_pkey") > refused
+    wait_for_carrier("c0", "b")
+    wait_for(lambda: reaches("10.8.0.2", 60_000), "the connection does not come back", 60)
 
 
 def test_a_pkey_that_is_taken_away_is_gone_at_once_and_comes_back(children: None) -> None:
@@ -140,6 +173,7 @@ def dad_has_ended(namespace: str, interface: str) -> bool:
 
 def test_two_children_have_one_link_local_address_of_themselves() -> None:
     """Why hpcnet gives each child its own: the kernel makes it of the port's GUID, and finds the duplicate."""
+    found = duplicates()
     sh("ip netns add a2")
     places = (("a", "c1"), ("a2", "c2"))
     for name, child in places:
@@ -149,6 +183,7 @@ def test_two_children_have_one_link_local_address_of_themselves() -> None:
         if name == "a":
             wait_for(lambda: dad_has_ended("a", "c1"), "duplicate address detection does not end", 60)
     wait_for(lambda: "dadfailed" in sh("ip -n a2 -6 addr show c2"), "no duplicate is found", 60)
+    assert duplicates() == found + 1  # so tests of jobs can tell that there is none
     one, other = (re.findall(r"fe80:\S+", sh(f"ip -n {name} -6 addr show {child}")) for name, child in places)
     assert one == other and len(one) == 1
     sh("ip -n a2 link del c2; ip -n a link del c1; ip netns del a2")
@@ -174,10 +209,3 @@ def test_the_kernel_gives_ipoib_no_macvlan(kind: str) -> None:
     refused = subprocess.run(add, capture_output=True, text=True)
     assert refused.returncode != 0
     assert "Invalid argument" in refused.stderr
-
-
-def test_connected_mode_carries_65520_bytes(children: None) -> None:
-    """Connected mode: reliable connections that the two ends' connection managers make, packets of 65520 bytes."""
-    for name in "ab":
-        sh(f"ip -n {name} link set c0 type ipoib mode connected; ip -n {name} link set c0 mtu 65520")
-    wait_for(lambda: reaches("10.8.0.2", 65520 - 28), "no packet of 65520 bytes passes", 60)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hpcnet.model import Lease, Request
-from tests.ipoib_vm.adapter import Adapter, set_group_mtu, sh, wait_for_carrier
+from tests.ipoib_vm.adapter import Adapter, duplicates, parameter, sh, wait_for_carrier
 from tests.kernel.hosts import Host, built, job_environment, removed, wait_for
 from tests.kernel.test_direct import direct_lease
 
@@ -159,18 +159,17 @@ def test_without_pkey_it_is_the_uplinks(node: Machine) -> None:
 
 
 def test_two_jobs_of_one_partition_have_addresses_of_their_own(node: Machine) -> None:
-    jobs = {17: lease_of(), 18: lease_of(1)}
+    jobs, before = {17: lease_of(), 18: lease_of(1)}, duplicates()
     for job, lease in jobs.items():
         built([node], job_environment(lease, "n1", job))
     found = {job: node.in_job(job, "ip", "-o", "-6", "addr", "show", "hpc0").stdout for job in jobs}
     local = {job: next(word for word in text.split() if word.startswith("fe80")) for job, text in found.items()}
     assert local[17] != local[18]
     assert "dadfailed" not in "".join(found.values()) and "tentative" not in "".join(found.values())
-    duplicates = node.run("dmesg").stdout.count("duplicate address 'fe80")
     for target in (jobs[18].ipv4[1], jobs[18].ipv6[1]):
         node.in_job(17, "ping", "-c1", "-W5", "-q", "-I", "hpc0", str(target), check=False)
     node.in_job(17, "ping", "-c1", "-W5", "-q", f"{local[18].partition('/')[0]}%hpc0")
-    assert node.run("dmesg").stdout.count("duplicate address 'fe80") == duplicates
+    assert duplicates() == before
 
 
 def test_children_of_killed_namespaces_come_back_and_each_epilog_finds_its_own(node: Machine) -> None:
@@ -305,7 +304,7 @@ def test_an_mtu_that_the_uplink_has_not(node: Machine) -> None:
 
 
 def test_an_mtu_that_the_partition_has_not(node: Machine) -> None:
-    with set_group_mtu(2048):
+    with parameter("group_mtu", "2048"):
         says = refusal(node, lease_of())
         assert "partition 0x8001 carries 2044 bytes on n1, not 4092: ask for mtu=2044" in says
         built([node], job_environment(lease_of(mtu=2044), "n1"))
