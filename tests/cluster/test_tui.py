@@ -47,6 +47,8 @@ def test_iperf3_stats_the_screens_and_prometheus_tell_the_same_bytes(agents: Clu
         go.touch()
         # 1200 Mbit/s of a link of 10 Gbit/s, where the interface tells its rate
         terminal.wait_for(lambda text: bool(re.search("▁▁[▂-█]", row(text, job))), "bars after the zeros")
+        # of the links of both nodes, of which one sends
+        terminal.wait_for(lambda text: share_fits(words(text, str(job)), 2 * 10e9), "the share of the links")
         eventually("iperf3 has ended", lambda: "ready" in cluster.output(job))
         sent = json.loads(cluster.output(job).partition("ready")[0])["end"]["sum_sent"]["bytes"]
         assert sent >= MEGABYTES << 20
@@ -79,12 +81,14 @@ def test_iperf3_stats_the_screens_and_prometheus_tell_the_same_bytes(agents: Clu
 def test_an_admin_sees_everybodys_jobs_and_a_node_that_dies_goes_stale(token: Cluster, terminal: Terminal) -> None:
     cluster = token
     job = cluster.hold("--network=ib", "-N2", "-w", "n[1-2]", user="bob")
-    tui(cluster, terminal)
+    tui(cluster, terminal, "--interval", "2")
     terminal.wait_for(lambda text: words(text, str(job))[1:2] == ["bob"], "bob's job")
     terminal.wait_for(lambda text: words(text, str(job))[5:6] not in (["-"], []), "its rates")
     cluster.lab.power_off("n2")
+    off = time.monotonic()
     try:
         terminal.wait_for(lambda text: bool(words(text, "◐", str(job))), "the job has a silent node")
+        assert time.monotonic() - off < 2 * 2 + 1, "two intervals, and a second to be drawn and seen"
         terminal.press("Enter")
         terminal.wait_for(lambda text: bool(words(text, "◌", "n2")), "n2 is stale")
         # the other one goes on: behind its name are its state and its rates
@@ -137,6 +141,7 @@ def test_events_say_on_which_node_what_is_wrong_and_until_when(
 ) -> None:
     """The job's network on n2 is broken behind its back; its owner is told, by the step of the viewing alone."""
     job = cluster.hold("--network=ib", "-N2", "-w", "n[1-2]")
+    bobs = cluster.hold("--network=ib", "-w", "n3", user="bob")
     [_, address] = ip_network(cluster.lease(job)["ipv4"]).hosts()
     ip = ("ip", "-n", f"hpcnet-{job}")
 
@@ -145,7 +150,9 @@ def test_events_say_on_which_node_what_is_wrong_and_until_when(
         return [line.split()[1:4] for line in lines] == [[grade, str(job), "n2"]]
 
     tui(cluster, terminal)
-    terminal.wait_for(lambda text: words(text, str(job))[5:6] not in (["-"], []), "its rates")
+    text = terminal.wait_for(lambda text: words(text, str(job))[5:6] not in (["-"], []), "its rates")
+    assert "1 job " in text and not words(text, str(bobs)) and "bob" not in text, "alice sees her own jobs alone"
+    cluster.root("ctl", "scancel", str(bobs))
     terminal.press("v")
     terminal.wait("nothing wrong now")
     for wrong, right, what in (
@@ -190,6 +197,14 @@ def words(text: str, *first: str) -> list[str]:
 def row(text: str, job: int) -> str:
     """The line of a job on the Jobs screen; empty when there is none."""
     return " ".join(words(text, str(job)))
+
+
+def share_fits(cells: list[str], links: float) -> bool:
+    """Whether LINK is what the rate beside it takes of the links, in bit/s; there must be one."""
+    tx, share = cells[6:8] if len(cells) > 7 else ("-", "-")
+    if tx[-1] != "G" or not share[:-1].isdigit():
+        return False
+    return int(share[:-1]) >= 5 and abs(float(tx[:-1]) * 1e9 / links - int(share[:-1]) / 100) <= 0.006
 
 
 def sent_of(text: str) -> int:
