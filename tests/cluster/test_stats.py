@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
@@ -62,7 +62,8 @@ def interface(document: dict[str, Any], node: str, kind: str = "tasks") -> dict[
 @contextmanager
 def watching(cluster: Cluster, *argv: str, user: str = "alice") -> Iterator[subprocess.Popen[str]]:
     """``hpcnet stats`` at work on the login node."""
-    command = cluster.lab.command("login", ["sh", "-c", 'cd /tmp; exec hpcnet stats "$@"', "sh", *argv], user)
+    script = 'cd /tmp; PATH=/run/counting:$PATH exec hpcnet stats "$@"'
+    command = cluster.lab.command("login", ["sh", "-c", script, "sh", *argv], user)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield process
@@ -88,6 +89,26 @@ def samplers(cluster: Cluster, hosts: Sequence[str] = ("login", *NODES)) -> list
     """Command lines of samplers and of the srun that would start one."""
     script = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -oE 'hpcnet sample ([0-9]+|all)' || true"
     return [found for host in hosts for found in cluster.root(host, "sh", "-c", script).splitlines()]
+
+
+def files(cluster: Cluster, hosts: Sequence[str] = ("login", *NODES)) -> set[str]:
+    """alice's, where a program may leave some."""
+    find = "find /home /tmp /var/tmp /dev/shm /run -user alice 2>/dev/null || true"
+    return {f"{host}:{path}" for host in hosts for path in cluster.root(host, "sh", "-c", find).splitlines()}
+
+
+@contextmanager
+def counted(cluster: Cluster) -> Iterator[Callable[[], list[float]]]:
+    """When a viewer called squeue, Unix seconds."""
+    log = cluster.lab.layout.home("alice") / "calls"
+    script = '#!/bin/sh\ndate +%s.%N >> /home/alice/calls; exec /usr/bin/squeue "$@"\n'
+    cluster.lab.run("login", ["sh", "-c", "mkdir /run/counting; cat > /run/counting/squeue"], stdin=script)
+    cluster.root("login", "chmod", "-R", "755", "/run/counting")
+    try:
+        yield lambda: [float(text) for text in log.read_text().split()]
+    finally:
+        cluster.root("login", "rm", "-r", "/run/counting")
+        log.unlink(missing_ok=True)
 
 
 def test_stats_agrees_with_iperf3(cluster: Cluster) -> None:
@@ -186,6 +207,7 @@ def test_root_reads_on_the_node_itself(cluster: Cluster) -> None:
 @pytest.mark.parametrize("victim", ["hpcnet", "srun"])
 def test_a_viewer_that_is_killed_leaves_no_step_and_no_process(cluster: Cluster, victim: str) -> None:
     job = cluster.hold("--network=ib", "-N3")
+    before = files(cluster)
     with watching(cluster, str(job), "--watch", "0.5") as viewer:
         assert {line(viewer)["node"] for _ in range(9)} == set(NODES)
         assert "hpcnet-stats" in steps(cluster, job)
@@ -195,6 +217,7 @@ def test_a_viewer_that_is_killed_leaves_no_step_and_no_process(cluster: Cluster,
             viewer.kill()
     eventually("the step is gone", lambda: "hpcnet-stats" not in steps(cluster, job), 40)
     eventually("no sampler is left", lambda: not samplers(cluster), 10)
+    assert files(cluster) == before
 
 
 def test_a_viewer_that_is_killed_while_a_node_is_off_leaves_nothing(cluster: Cluster) -> None:
@@ -227,6 +250,7 @@ def test_a_node_that_dies_falls_silent_and_the_rest_goes_on(cluster: Cluster) ->
             assert (seen["node"], seen["job"]) == ("n3", job)
             # two intervals after the last that was heard of it, and then the line has to be seen by this test
             assert seen["silent_since"] <= died + 1
+            assert time.time() < seen["silent_since"] + 2 * interval + 1
             rest = [line(viewer) for _ in range(8)]
             assert {each["node"] for each in rest} == {"n1", "n2"}
         finally:
@@ -244,7 +268,7 @@ def test_a_node_whose_sampler_ended_is_heard_again_and_so_are_all_when_the_step_
             found.append(line(viewer))
         return found
 
-    with watching(cluster, str(job), "--watch", "0.5") as viewer:
+    with counted(cluster) as calls, watching(cluster, str(job), "--watch", "0.5") as viewer:
         assert {line(viewer)["node"] for _ in range(9)} == set(NODES)
         cluster.root("n3", "pkill", "-KILL", "-u", "alice", "-f", f"hpcnet sample {job}")
         while "silent_since" not in (told := line(viewer)):
@@ -259,6 +283,8 @@ def test_a_node_whose_sampler_ended_is_heard_again_and_so_are_all_when_the_step_
         )
         for node in NODES:
             until(viewer, node)
+        asked = calls()
+        assert len(asked) >= 2 and min(late - early for early, late in zip(asked, asked[1:])) > 9.9
     eventually("the steps are gone", lambda: "hpcnet-stats" not in steps(cluster, job), 40)
 
 

@@ -14,7 +14,7 @@ from hpcnet.counters.frames import Assembler
 from tests.cluster.cluster import Cluster, eventually
 from tests.cluster.ssh import serving
 from tests.cluster.test_prometheus import ADDRESS, TOKEN, agents, get, served
-from tests.cluster.test_stats import interface, samplers, stats, watching
+from tests.cluster.test_stats import files, interface, samplers, stats, watching
 
 __all__ = ["agents", "served"]  # fixtures
 pytestmark = pytest.mark.cluster
@@ -50,6 +50,18 @@ def test_an_admin_sees_all_jobs_by_the_agents_and_nobody_else_does(token: Cluste
     assert "token_file /etc/hpcnet/token: Permission denied; admins may read it" in refused.stderr
     assert users_seen(stats(token, "--json", user="bob").stdout) == {"bob"}
     assert not samplers(token), "agents need no step"
+
+
+def test_a_viewer_by_the_agents_that_is_killed_leaves_nothing(token: Cluster) -> None:
+    job = token.hold("--network=ib", "-w", "n1")
+    before = files(token)
+    with watching(token, str(job), "--watch", "0.5", "--transport", "agent") as viewer:
+        assert viewer.stdout is not None
+        assert json.loads(viewer.stdout.readline())["node"] == "n1"
+        token.root("login", "pkill", "-KILL", "-u", "alice", "-x", "hpcnet")
+        viewer.wait(30)
+    assert not token.root("login", "pgrep", "-u", "alice", check=False)
+    assert files(token) == before
 
 
 def test_agents_are_asked_again_and_a_node_that_is_off_is_silent(token: Cluster) -> None:
@@ -131,12 +143,15 @@ def test_over_ssh_users_see_their_own_jobs_and_root_all(sshd: Cluster) -> None:
 
 
 def test_a_viewer_by_ssh_that_is_killed_leaves_nothing(sshd: Cluster) -> None:
-    job = sshd.hold("--network=ib", "-w", "n1")
-    with watching(sshd, str(job), "--watch", "0.5", "--transport", "ssh", user="root") as viewer:
+    job = sshd.sbatch("srun bash -c 'echo started; exec sleep 60'", "--network=ib", "-w", "n1")
+    eventually("its task runs", lambda: _started(sshd, job, "alice"))
+    before = files(sshd)
+    with watching(sshd, str(job), "--watch", "0.5", "--transport", "ssh") as viewer:
         assert viewer.stdout is not None
         assert json.loads(viewer.stdout.readline())["node"] == "n1"
         assert samplers(sshd)
         sshd.root("login", "pkill", "-KILL", "-x", "hpcnet")
         viewer.wait(30)
     eventually("no sampler is left", lambda: not samplers(sshd), 30)
+    assert files(sshd) == before
     eventually("no ssh is left", lambda: "ssh" not in sshd.root("login", "ps", "-eo", "comm").split(), 10)
