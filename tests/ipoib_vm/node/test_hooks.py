@@ -17,6 +17,7 @@ from hpcnet.model import Lease, Request
 from tests.ipoib_vm.adapter import Adapter, duplicates, parameter, sh, wait_for_carrier
 from tests.kernel.hosts import Host, built, job_environment, removed, wait_for
 from tests.kernel.test_direct import direct_lease
+from tests.kernel.test_reap import Slurmctld, cleanup
 
 pytestmark = pytest.mark.ipoib_vm
 
@@ -191,6 +192,29 @@ def test_a_child_that_came_back_is_not_in_the_next_jobs_way(node: Machine) -> No
     wait_for(lambda: "hpc0" in sh("ip -o link"), "this kernel does not give the child back", 60)
     built([node], job_environment(lease_of(1), "n1", 18))
     assert node.hpcnet("check", "18").stdout.splitlines() == ["job 18: ok"]
+
+
+def test_cleanup_finds_children_that_came_back_by_themselves(node: Machine) -> None:
+    """Of dead jobs, one of which has lost its journal too; that of a live job stays."""
+    slurmctld = Slurmctld(node)
+    try:
+        for job in (17, 18, 19):
+            built([node], job_environment(lease_of(job - 17), "n1", job))
+        for job in (17, 18, 19):
+            node.run("ip", "netns", "del", f"hpcnet-{job}")
+        wait_for(lambda: sh("ip -o link").count("@ib5: ") == 3, "this kernel does not give the children back", 60)
+        node.run("rm", "-r", "/run/hpcnet/jobs/18")
+        slurmctld.has("19 RUNNING n1")
+        for options, code, done in ((("--dry-run",), 1, "found"), ((), 0, "removed")):
+            report = cleanup(node, *options, code=code)
+            found = {network["job_id"]: (network["kind"], network["done"]) for network in report["networks"]}
+            assert found == {17: ("dead", done), 18: ("dead", done), 19: ("live", "kept")}
+        assert sh("ip -o link").count("@ib5: ") == 1
+        slurmctld.has()
+        cleanup(node)
+        assert sh("ip -o link").count("@ib5: ") == 0
+    finally:
+        slurmctld.close()
 
 
 def test_containers_have_children_of_their_own(node: Machine) -> None:
