@@ -78,6 +78,8 @@ class _Done:
     """Of the lease it is about; 0: the one on the record."""
     amiss: bool = False
     """Whether somebody should read it, though the exit code be 0."""
+    accounts: Sequence[str] = ()
+    """Lines for the log alone, in front of the hook's own."""
 
 
 def _serial(record_text: str) -> int:
@@ -110,6 +112,7 @@ def _epilog(job: Job, site: Site, broken: HpcnetError | None, log: Log) -> _Done
     from hpcnet import journal, lifecycle
 
     words = [str(broken)] if broken else []
+    accounts: list[str] = []
     serial = 0
     try:
         from hpcnet.counters import account
@@ -117,15 +120,19 @@ def _epilog(job: Job, site: Site, broken: HpcnetError | None, log: Log) -> _Done
         phases.passed("imports")
         entry = journal.read(job.id)
         serial = _serial(entry.token) if entry else 0
-        words += account.of_job(job.id, site.hooks.accounts)
+        words += account.of_job(job.id, site.hooks.accounts, lambda text: accounts.append(f"job {job.id}: {text}"))
         phases.passed("account")
     except Exception as error:  # whatever it is, the network must go
         words.append(f"no account of what it moved: {type(error).__name__}: {error}")
     try:
         complaints = lifecycle.remove(job.id, site)
     except (NodeError, OSError) as error:
-        return _Done([f"its network may still carry traffic: {error}", *words], code=1, serial=serial)
-    return _Done(["removed", *complaints, *words], serial=serial, amiss=bool(complaints or broken))
+        return _Done(
+            [f"its network may still carry traffic: {error}", *words], code=1, serial=serial, accounts=accounts
+        )
+    return _Done(
+        ["removed", *complaints, *words], serial=serial, amiss=bool(complaints or broken), accounts=accounts
+    )
 
 
 def _prolog_slurmctld(job: Job, site: Site, broken: HpcnetError | None, log: Log) -> _Done:
@@ -172,7 +179,7 @@ def _deadline(seconds: int, late: str = "") -> Iterator[None]:
 
 def _say(hook: str, lines: Sequence[str], done: _Done, target: str) -> None:
     """To syslog or a file, and to stderr, which slurmd keeps of a hook that fails. ``done``: of the last line."""
-    said = [f"{hook}: {_plain(line)}" for line in lines]
+    told, said = ([f"{hook}: {_plain(line)}" for line in some] for some in (done.accounts, lines))
     with contextlib.suppress(OSError):  # not by sys.stderr: what that cannot write makes Python itself exit 120
         os.write(2, "".join(f"hpcnet {line}\n" for line in said).encode())
     with contextlib.suppress(OSError, NodeError), _deadline(_LOG_SECONDS):
@@ -180,10 +187,12 @@ def _say(hook: str, lines: Sequence[str], done: _Done, target: str) -> None:
             from hpcnet.cli import syslog
 
             severity = syslog.ERR if done.code else syslog.WARNING if done.amiss else syslog.INFO
-            syslog.send([*((syslog.INFO, line) for line in said[:-1]), (severity, said[-1])], _LOG_SECONDS)
+            syslog.send(
+                [*((syslog.INFO, line) for line in (*told, *said[:-1])), (severity, said[-1])], _LOG_SECONDS
+            )
         else:
             now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            _append(target, "".join(f"{now} hpcnet {line}\n" for line in said))
+            _append(target, "".join(f"{now} hpcnet {line}\n" for line in (*told, *said)))
 
 
 def _plain(text: str) -> str:

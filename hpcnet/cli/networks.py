@@ -162,4 +162,4 @@ def _account_rows(found: dict[str, Any]) -> Iterator[tuple[object, ...]]:
             interface["counters"].get(f"{way}_{what}") for what in ("bytes", "packets") for way in ("rx", "tx")
         ]
         cells = ("-" if count is None else count for count in counts)
-        yield (found["node"], interface["device"], *cells, found["seconds"])
+        yield (found["node"], interface["name"] or interface["device"], *cells, found["seconds"])

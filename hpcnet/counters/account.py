@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a job has moved on this node, read by its Epilog just before its network goes.
 
-JSON in the Epilog's line of the hooks' log, and where the site wants it a file that ``hpcnet show`` reads:
+JSON in a line of its own of the hooks' log, and where the site wants it a file that ``hpcnet show`` reads:
 ``DIRECTORY/JOB/SERIAL.NODE.json``, the job owner's to read. It takes the Epilog _PATIENCE at most.
 """
 
@@ -15,25 +15,27 @@ import time
 from collections.abc import Iterator
 from typing import Any, Callable
 
-from hpcnet import journal, names, record
+from hpcnet import journal, names, record, slots
 from hpcnet.counters import reading
-from hpcnet.counters.model import PORT, Counters
+from hpcnet.counters.model import PORT, Counters, NodeSample
+from hpcnet.counters.rates import counted
 from hpcnet.journal import Entry
 
 SCHEMA = 1
+_ADDED = ("moved", "peak")  # which files of before lack
 
 _PATIENCE = 1.0  # seconds for writing the file
 _POLL = 0.002
 
 
-def of_job(job_id: int, directory: str) -> Iterator[str]:
-    """Words for the log: the account, what went wrong with its file. A job without a whole network has none."""
+def of_job(job_id: int, directory: str, log: Callable[[str], None]) -> Iterator[str]:
+    """Gives ``log`` the line; yields what went wrong with the file. A job without a whole network has neither."""
     entry, started = journal.read(job_id), _published(job_id)
     if entry is None or started is None:
         return
     document = _document(entry, started)
     text = json.dumps(document, separators=(",", ":"))
-    yield f"account {text}"
+    log(f"account {text}")
     if directory:
         complaint = _keep(directory, document, text, entry.uid)
         if complaint:
@@ -49,7 +51,7 @@ def _published(job_id: int) -> float | None:
 
 
 def _document(entry: Entry, started: float) -> dict[str, Any]:
-    sample = reading.read_job(entry.job_id, entry.node)
+    sample = _last_sample(entry)
     lease = record.parse(entry.token).lease
     return {
         "schema": SCHEMA,
@@ -61,13 +63,24 @@ def _document(entry: Entry, started: float) -> dict[str, Any]:
         "started": round(started),
         "ended": round(sample.time),
         "seconds": round(sample.time - started, 1),
+        "moved": counted(sample)._asdict(),
+        "peak": None,  # nobody samples a job that nobody watches
         "interfaces": [
-            {"device": each.device, "kind": each.kind, "counters": each.counters._asdict()}
+            {"device": each.device, "kind": each.kind, "name": each.name, "counters": each.counters._asdict()}
             for each in sample.interfaces
             if each.kind != PORT  # it is of all jobs of the node, since it was booted
         ],
         "problem": sample.problem,
     }
+
+
+def _last_sample(entry: Entry) -> NodeSample:
+    """With its containers where it has any: to find them takes a look at each namespace of the node."""
+    if slots.taken(entry.job_id):
+        for sample in reading.read_node(entry.node):
+            if sample.job_id == entry.job_id:
+                return sample
+    return reading.read_job(entry.job_id, entry.node)
 
 
 def _keep(directory: str, document: dict[str, Any], text: str, uid: int) -> str:
@@ -138,9 +151,11 @@ def _checked(found: Any) -> dict[str, Any]:
             **dict.fromkeys(("schema", "job", "serial", "started", "ended"), wire.count),
             **dict.fromkeys(("node", "user", "mode", "problem"), wire.text),
             "seconds": float,
+            "moved": _checked_counters,
+            "peak": lambda peak: None if peak is None else float(peak),
             "interfaces": lambda listed: [_checked_interface(each) for each in listed],
         }
-        return {key: check(found[key]) for key, check in checks.items()}
+        return {key: check(found.get(key) if key in _ADDED else found[key]) for key, check in checks.items()}
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not an account: {error!r:.100}") from None
 
@@ -148,5 +163,14 @@ def _checked(found: Any) -> dict[str, Any]:
 def _checked_interface(found: Any) -> dict[str, Any]:
     from hpcnet.counters import wire  # not for the Epilog, which only writes
 
-    counters = {name: wire.count(found["counters"].get(name)) for name in Counters._fields}
-    return {"device": wire.text(found["device"]), "kind": wire.text(found["kind"]), "counters": counters}
+    return {
+        **{key: wire.text(found[key]) for key in ("device", "kind")},
+        "name": wire.text(found.get("name", "")),
+        "counters": _checked_counters(found["counters"]),
+    }
+
+
+def _checked_counters(found: Any) -> dict[str, int | None]:
+    from hpcnet.counters import wire  # not for the Epilog, which only writes
+
+    return {name: wire.count((found or {}).get(name)) for name in Counters._fields}

@@ -143,7 +143,7 @@ ROWS = {
     "epilog: nothing is there": Row("epilog", 0, "removed"),
     # nothing is wrong
     "built": Row("prolog", 0, "built"),
-    "removed": Row("epilog", 0, 'removed; account {"schema":1,', first=("prolog",)),
+    "removed": Row("epilog", 0, "removed; serial", first=("prolog",)),
     "leased": Row("prolog-slurmctld", 0, "leased VNI 6815744", ASKED, POOL, serial=r"\d+"),
     "kept": Row("prolog-slurmctld", 0, "keeps VNI", ASKED, ONE, serial=r"\d+"),
     "ended": Row("epilog-slurmctld", 0, "lease is not held any more", toml=POOL),

@@ -157,6 +157,35 @@ def test_a_job_that_is_not_here_is_a_problem_and_no_error(hosts: list[Host]) -> 
     assert (sample["interfaces"], sample["problem"]) == ([], "no network of this job on this node")
 
 
+def test_what_containers_move_is_in_the_account_too(hosts: list[Host]) -> None:
+    environment = job(hosts)
+    alias = json.loads(hosts[0].in_job(17, "ip", "-j", "link", "show", "hpc0").stdout)[0]["ifalias"]
+    hosts[0].run("sh", "-ec", _CONTAINER + "ip -n container link set hpc1 up", "sh", alias)
+    taken = "from hpcnet import slots\nslots.take(17, [1], 'one')\nslots.describe(17, 1, 'one', '192.0.2.1 web')"
+    hosts[0].python(taken)
+    try:
+        hosts[0].run(
+            "ip", "netns", "exec", "container", "ping", "-q", "-c2", "-i0.01", "-W1", "192.0.2.9", check=False
+        )
+        hosts[0].run("rm", "-f", "/run/hpcnet.log")
+        hosts[0].write("/etc/hpcnet/hpcnet.toml", '[hooks]\nlog = "/run/hpcnet.log"\n')
+        hosts[0].hook("epilog", environment)
+        [line] = [
+            text for text in hosts[0].run("cat", "/run/hpcnet.log").stdout.splitlines() if "account {" in text
+        ]
+    finally:
+        hosts[0].run("ip", "netns", "del", "container")
+    account = json.loads(line.partition("account ")[2])
+    tasks, container = (
+        next(each for each in account["interfaces"] if each["kind"] == kind) for kind in ("tasks", "container")
+    )
+    assert container["name"] == "web" and container["counters"]["tx_packets"] >= 2
+    assert account["moved"] == {
+        name: count + container["counters"][name] for name, count in tasks["counters"].items()
+    }
+    removed(hosts[1:2], environment)
+
+
 def test_the_epilog_writes_what_the_job_moved_and_what_breaks_it_does_not_stop_it(hosts: list[Host]) -> None:
     environment = job(hosts)
     [before] = read(hosts[0], "reading.read_job(17, 'n1')")
@@ -166,13 +195,14 @@ def test_the_epilog_writes_what_the_job_moved_and_what_breaks_it_does_not_stop_i
     done = hosts[0].hook("epilog", environment)
     assert done.returncode == 0, done.stderr
     log = hosts[0].run("cat", "/run/hpcnet.log").stdout
-    [line] = re.findall(r"job 17: removed; account (\{.*\}); ", log)
+    [line] = re.findall(r"^\S+ hpcnet epilog: job 17: account (\{.*\})$", log, re.MULTILINE)
     account = json.loads(line)
-    assert (account["job"], account["node"], account["problem"]) == (17, "n1", "")
+    assert (account["job"], account["node"], account["problem"], account["peak"]) == (17, "n1", "", None)
     [tasks] = [each for each in account["interfaces"] if each["kind"] == "tasks"]
     counted = before["interfaces"][0]["counters"]
     assert is_between(counted, tasks["counters"], {name: count + 1000 for name, count in counted.items()})
-    assert "; its account is not kept: /run/accounts/none: No such file or directory; serial" in log
+    assert account["moved"] == tasks["counters"]
+    assert "removed; its account is not kept: /run/accounts/none: No such file or directory; serial" in log
     assert hosts[0].hook("epilog", environment).returncode == 0
     assert hosts[0].run("cat", "/run/hpcnet.log").stdout.count("account {") == log.count("account {")
     removed(hosts[1:2], environment)
