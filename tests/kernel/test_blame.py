@@ -209,7 +209,8 @@ def test_exit_codes_follow_blame_and_each_hook_leaves_one_line(node: Host, what:
         said = fails_as(row, node)
         if BROKEN not in row.toml:  # else nobody can say which file it is
             logged = of_the_job(node.run("cat", "/run/hpcnet.log").stdout)
-            assert [line.partition(" ")[2] for line in logged] == said
+            told = [line.partition(" ")[2] for line in logged]
+            assert [line for line in told if ": account {" not in line] == said
     finally:
         node.run("sh", "-ec", row.after or "true")
     [line] = said

@@ -179,7 +179,7 @@ def test_what_containers_move_is_in_the_account_too(hosts: list[Host]) -> None:
     tasks, container = (
         next(each for each in account["interfaces"] if each["kind"] == kind) for kind in ("tasks", "container")
     )
-    assert container["name"] == "web" and container["counters"]["tx_packets"] >= 2
+    assert container["counters"]["tx_packets"] >= 2
     assert account["moved"] == {
         name: count + container["counters"][name] for name, count in tasks["counters"].items()
     }
