@@ -29,11 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``--dist=loadgroup``: the lab's tests, most of whose time is waiting for Slurm, beside all others."""
+    """With ``--dist=loadgroup``: the lab's tests, most of whose time is waiting for Slurm, beside the others.
+
+    Those of the kernel are not beside them: their hosts see the lab's processes, and so its jobs' namespaces.
+    """
     for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            group = "cluster" if item.get_closest_marker("cluster") else "others"
-            item.add_marker(pytest.mark.xdist_group(group))
+        beside = not (item.get_closest_marker("cluster") or item.get_closest_marker("kernel"))
+        item.add_marker(pytest.mark.xdist_group("others" if beside else "machine"))
 
 
 @pytest.hookimpl(wrapper=True)

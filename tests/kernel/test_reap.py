@@ -25,8 +25,7 @@ from tests.kernel.hosts import (
 from tests.kernel.test_remove import JOURNAL, LOST
 
 require_root()
-# Beside a lab, cleanup would see the lab's slurmstepds.
-pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.kernel
 
 HPCNET = (sys.executable, "-I", "-m", "hpcnet")
 ENVIRONMENT = job_environment(lease_of(), "n[1-3]")
