@@ -148,8 +148,12 @@ def _remove(identity: str, name: str, engine: Engine) -> None:
     if containers:
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-            list(pool.map(lambda container: _release(container, identity, name, engine), containers))
+        try:
+            with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+                list(pool.map(lambda container: _release(container, identity, name, engine), containers))
+        except RuntimeError:  # the system gives no thread: one after another, some perhaps twice
+            for container in containers:
+                _release(container, identity, name, engine)
     gone = engine.call("DELETE", f"/networks/{identity}")
     if not gone.good and gone.status != 404:
         raise NodeError(f"Docker network {name} is left: {gone.message}")
