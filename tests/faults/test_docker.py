@@ -84,7 +84,8 @@ class Node(Host):
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[list[Node]]:
-    lab = Lab.at(Path(os.environ.get("HPCNET_LAB") or "/var/lib/hpcnet-lab-tests"))
+    # not that of tests/cluster, which runs beside these
+    lab = Lab.at(Path(f"{os.environ.get('HPCNET_LAB') or '/var/lib/hpcnet-lab-tests'}-faults"))
     lab.down()
     lab.up(Options(nodes=len(NODES), docker=True, hpcnet=OFFER))
     yield [Node(lab, name) for name in NODES]
