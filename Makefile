@@ -44,7 +44,7 @@ lab-down: bootstrap ## end the cluster that "make lab" started (root)
 	@$(BIN)/hpcnet lab down
 
 test: bootstrap ## all tests; those that need namespaces or Slurm are skipped for who is not root
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 2 $(ARGS)
 
 test-unit: ## the tests that need neither root nor Slurm
 	@tools/bootstrap --venv

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Generator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -28,15 +28,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``--dist=loadgroup``: the lab's tests, most of whose time is waiting for Slurm, beside the others.
+@pytest.hookimpl(optionalhook=True)  # xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n 2``: the lab's tests, most of whose time is waiting for Slurm, beside the others.
 
     Those of the kernel are not beside them: their hosts see the lab's processes, and so its jobs' namespaces.
     """
-    for item in items:
-        beside = not (item.get_closest_marker("cluster") or item.get_closest_marker("kernel"))
-        item.add_marker(pytest.mark.xdist_group("others" if beside else "machine"))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "machine" if nodeid.startswith(("tests/cluster/", "tests/kernel/")) else "others"
+
+    return _Scheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
