@@ -8,7 +8,7 @@ carried by ib0.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -21,6 +21,7 @@ from hpcnet.lab.layout import Layout
 from hpcnet.lab.state import Process
 from tests.cluster.cluster import Cluster
 from tests.cluster.docker import Docker
+from tests.ipoib_vm.adapter import parameter
 from tests.ipoib_vm.lab.conftest import NODES, SITE, SLURM
 
 pytestmark = pytest.mark.ipoib_vm
@@ -32,7 +33,11 @@ MODES = {
 }
 """What a container's interface is, and its MTU."""
 
-_NETWORKS = {"vxlan": "ib,docker=yes,mode=vxlan", "direct": "ib,docker=yes,mode=direct,pkey=0x8001"}
+_NETWORKS = {
+    "vxlan": "ib,docker=yes,mode=vxlan",
+    "direct": "ib,docker=yes,mode=direct,pkey=0x8001",
+    "another partition": "ib,docker=yes,mode=direct,pkey=auto",
+}
 
 # dockerd gives a containerd of its own 15 seconds to start, too few for an emulated processor, and takes one that
 # is there already.
@@ -83,14 +88,15 @@ def docker(cluster: Cluster) -> Iterator[Docker]:
 
 
 class Job:
-    """A job over both nodes with a container on each, which is called as its mode."""
+    """A job with a container on each of its nodes, which is called as its mode."""
 
-    def __init__(self, docker: Docker, mode: str) -> None:
-        self.docker, self.mode = docker, mode
-        self.id = docker.cluster.hold(f"--network={_NETWORKS[mode]}", "-N2", "-w", "n[1-2]", seconds=3600)
+    def __init__(self, docker: Docker, mode: str, nodes: Sequence[str] = NODES) -> None:
+        self.docker, self.mode = docker, mode.replace(" ", "-")
+        where = (f"-N{len(nodes)}", "-w", ",".join(nodes))
+        self.id = docker.cluster.hold(f"--network={_NETWORKS[mode]}", *where, seconds=3600)
         self.lease = docker.cluster.lease(self.id)
-        for node in NODES:
-            docker.start(self.id, node, mode, user="root")
+        for node in nodes:
+            docker.start(self.id, node, self.mode, user="root")
 
     def execute(self, node: str, script: str, *options: str) -> str:
         """Output of a shell script in the node's container."""
@@ -100,6 +106,12 @@ class Job:
         """Output of a shell script that root of the node runs in its container's network."""
         enter = ("nsenter", f"--target={self.docker.process(node, self.mode)}", "--net", "sh", "-c", script)
         return self.docker.cluster.root(node, *enter, check=check)
+
+    def end(self, node: str) -> tuple[str, str]:
+        """IPv4 address and hardware address of the node's container."""
+        [shown] = json.loads(self.inside(node, "ip -j addr show hpc0"))
+        [own] = [each["local"] for each in shown["addr_info"] if each["family"] == "inet"]
+        return own, shown["address"]
 
 
 @pytest.fixture(scope="module")
@@ -136,12 +148,22 @@ def test_iperf3_between_containers_of_two_nodes(jobs: dict[str, Job], mode: str)
     assert IPv4Address(report["start"]["connected"][0]["remote_host"]) in IPv4Network(job.lease["ipv4"])
 
 
-def test_containers_of_different_jobs_do_not_reach_each_other(jobs: dict[str, Job]) -> None:
-    """Not even with root's powers and a route."""
-    for one, other in (("vxlan", "direct"), ("direct", "vxlan")):
-        target = json.loads(jobs[other].inside("n2", "ip -j -4 addr show hpc0"))[0]["addr_info"][0]["local"]
-        tries = f"ip route add {target}/32 dev hpc0; ping -c2 -i0.3 -W3 -q {target}; ip route del {target}/32"
-        assert " 0 received" in jobs[one].inside("n1", tries)
+def test_containers_of_different_jobs_do_not_reach_each_other(docker: Docker, jobs: dict[str, Job]) -> None:
+    """Not even with root's powers at both ends, routes, and in mode=direct each other's hardware address.
+
+    Two of mode=direct would, were it not for their partitions.
+    """
+    direct, other = jobs["direct"], Job(docker, "another partition", ["n2"])
+    for one, two in ((jobs["vxlan"], direct), (direct, jobs["vxlan"]), (direct, other)):
+        ends = ((one, "n1", two.end("n2")), (two, "n2", one.end("n1")))
+        for job, node, (address, hardware) in ends:
+            job.inside(node, f"ip route replace {address}/32 dev hpc0")
+            if two is other:
+                job.inside(node, f"ip neigh replace {address} lladdr {hardware} dev hpc0 nud permanent")
+        ping = f"ping -c3 -i0.3 -W3 -q {two.end('n2')[0]} || true"
+        assert " 0 received" in one.inside("n1", ping)
+    with parameter("partitions", "N"):
+        assert " 0% packet loss" in direct.inside("n1", ping)
 
 
 def test_the_end_of_the_jobs_leaves_no_container_and_no_network(docker: Docker, jobs: dict[str, Job]) -> None:
