@@ -92,6 +92,10 @@ class Stage:
         """The lines of the terminal."""
         return ["".join(segment.text for segment in line) for line in self.lines()]
 
+    def line_of(self, word: str) -> int:
+        """Number of the first line with this word."""
+        return next(number for number, line in enumerate(self.text()) if f" {word} " in line)
+
     def lines(self) -> Any:
         """The lines of the terminal, as segments."""
         return self.app.screen._compositor.render_strips()
