@@ -28,7 +28,8 @@ class Terminal:
         self._run(*session, *wrapped)
 
     def _run(self, *words: str) -> str:
-        environment = {key: value for key, value in os.environ.items() if key not in ("TMUX", "NO_COLOR")}
+        strange = ("TMUX", "NO_COLOR", "COLUMNS", "LINES")  # xdist sets the last two
+        environment = {key: value for key, value in os.environ.items() if key not in strange}
         environment.update(TERM="xterm-256color", LC_ALL="C.UTF-8")
         done = subprocess.run(
             [*self._tmux, *words], env=environment, capture_output=True, text=True, check=True, timeout=30
