@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,13 @@ def config(tmp_path: Path) -> str:
     file = tmp_path / "hpcnet.toml"
     file.write_text(NUMBERED, encoding="utf-8")
     return str(file)
+
+
+@pytest.fixture
+def sockets() -> Iterator[Path]:
+    """A directory for sockets, whose addresses have at most 107 bytes (unix(7)): ``tmp_path`` can be too long."""
+    with tempfile.TemporaryDirectory(prefix="hpcnet-", dir="/tmp") as made:
+        yield Path(made)
 
 
 @pytest.fixture

@@ -63,8 +63,8 @@ def echo(method: str, request: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "plugins/hpcnet.sock"
+def path(sockets: Path) -> Path:
+    return sockets / "plugins/hpcnet.sock"
 
 
 @contextlib.contextmanager
@@ -268,11 +268,11 @@ def test_a_killed_agents_place_is_taken_and_a_living_ones_not(path: Path, config
         assert process.wait(timeout=60) == 0
 
 
-def test_systemd_is_told_when_the_agent_serves(path: Path, config: str, tmp_path: Path) -> None:
+def test_systemd_is_told_when_the_agent_serves(path: Path, config: str, sockets: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.settimeout(60)
-        notify.bind(str(tmp_path / "notify"))
-        with agent(path, config, NOTIFY_SOCKET=str(tmp_path / "notify")) as process:
+        notify.bind(str(sockets / "notify"))
+        with agent(path, config, NOTIFY_SOCKET=str(sockets / "notify")) as process:
             assert notify.recv(100) == b"READY=1"
             assert once(path, "/Plugin.Activate") == 200
             process.terminate()

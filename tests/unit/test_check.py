@@ -20,7 +20,7 @@ __all__ = ["daemon"]
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+def site(tmp_path: Path, sockets: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """Job 12 with docker=yes is complete on this node but for what dockerd says."""
     monkeypatch.setattr(names, "STATE_DIR", str(tmp_path / "hpcnet"))
     monkeypatch.setattr(observe, "observed", lambda job_id, vni: {"all"})
@@ -30,7 +30,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
         monkeypatch.setattr(trial, difference, lambda site: [])
     journal.prepare()
     journal.begin(replace(entry(), boot_id=lifecycle.boot_id()))
-    return Site(docker=Docker(socket=str(tmp_path / "docker.sock"), deadline=60))
+    return Site(docker=Docker(socket=str(sockets / "docker.sock"), deadline=60))
 
 
 def networks(*jobs: int) -> bytes:

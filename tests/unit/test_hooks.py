@@ -85,13 +85,13 @@ def test_what_a_user_got_into_a_reason_forges_no_line_and_no_terminal_command(
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
 def test_syslog_has_the_same_line_and_nothing_a_user_wrote_is_a_format(
-    log: Path, monkeypatch: pytest.MonkeyPatch, kind: int
+    log: Path, sockets: Path, monkeypatch: pytest.MonkeyPatch, kind: int
 ) -> None:
     """By datagrams, or by the stream that some daemons have."""
     monkeypatch.setattr(config, "load", lambda: Site(hooks=Hooks(log="syslog")))
-    monkeypatch.setattr(syslog, "_SOCKET", str(log))
+    monkeypatch.setattr(syslog, "_SOCKET", str(sockets / "log"))
     with socket.socket(socket.AF_UNIX, kind) as daemon:
-        daemon.bind(str(log))
+        daemon.bind(str(sockets / "log"))
         if kind == socket.SOCK_STREAM:
             daemon.listen()
         fails(monkeypatch, "prolog", SiteError(f"{NASTY} %s"))
