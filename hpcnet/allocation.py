@@ -109,7 +109,7 @@ def _lease_and_stamp(job: Job, request: Request, site: Site, log: Log) -> tuple[
         lease, new = _wait_for_lease(store, job, size, terms, site, log)
         phases.passed("lease")
         try:
-            stamped = record.Record("lease", request, lease)
+            stamped = record.Record("lease", request, lease, account=job.account)
             _stamp(job, record.replace(job.record_text, stamped), STAMP_SECONDS)
         except HpcnetError:
             store.end(lease.serial, job.id, time.time())

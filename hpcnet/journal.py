@@ -52,7 +52,7 @@ class Entry:
     uplink_pkey: str = ""
     """Of an IPoIB uplink."""
     account: str = ""
-    """Slurm's, empty where it does not tell a Prolog."""
+    """Slurm's, by the Prolog's environment or the token; empty when not known."""
     vxlan_port: int = VXLAN_PORT
 
     @property

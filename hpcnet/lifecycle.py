@@ -76,7 +76,7 @@ def intent(job: Job, site: Site) -> Entry:
         underlays={node: str(address) for node, address in underlays.items()},
         uplink_ipoib=ipoib,
         uplink_pkey=pkey,
-        account=job.account,
+        account=job.account or found.account,
         vxlan_port=site.fabric.vxlan_port,
     )
 

@@ -4,7 +4,7 @@
 It is the last word of the job's ``extra`` or ``comment``, behind the user's own text:
 
     hpcnet:asked:<request>              by job_submit.lua, at submit
-    hpcnet:lease:<request>:<lease>      by PrologSlurmctld; what the nodes build
+    hpcnet:lease:<request>:<lease>      by PrologSlurmctld; what the nodes build, and the job's account
     hpcnet:refused:<request>:<why>      by PrologSlurmctld; blanks of the reason are underscores
 
 The request stays in front in every state, so that a requeued job can be leased again.
@@ -26,6 +26,9 @@ VERSION = 1
 LIMIT = 1024
 """Characters that Slurm keeps of comment and extra."""
 
+_ACCOUNT, _ACCOUNT_NAME = ",account=", "[A-Za-z0-9_.@+-]{1,64}"
+"""Behind the lease where it is known and has such a name: Slurm itself takes any text."""
+
 _KEYS = frozenset("v serial mode vni ipv4 ipv6 endpoints mtu join egress docker pkey ipoib shared".split())
 
 
@@ -37,6 +40,8 @@ class Record:
     request: Request
     lease: Lease | None = None
     reason: str = ""
+    account: str = ""
+    """Slurm's, with the lease: 22.05 tells it to PrologSlurmctld and not to a Prolog. Empty when not known."""
 
 
 def carries(text: str) -> bool:
@@ -66,7 +71,8 @@ def token(record: Record) -> str:
     """The word for a record; :func:`parse` reads it back."""
     asked = f"{names.TOKEN}{record.state}:{request.text(record.request)}"
     if record.lease is not None:
-        return f"{asked}:{_lease_text(record.lease)}"
+        account = f"{_ACCOUNT}{record.account}" if re.fullmatch(_ACCOUNT_NAME, record.account) else ""
+        return f"{asked}:{_lease_text(record.lease)}{account}"
     if record.state == "refused":
         return f"{asked}:{_one_word(record.reason)}"
     return asked
@@ -80,7 +86,10 @@ def parse(word: str) -> Record:
         if state == "asked" and len(parts) == 3:
             return Record(state, _request(parts[2]))
         if state == "lease" and len(parts) == 4:
-            return Record(state, _request(parts[2]), lease=_lease(parts[3]))
+            lease, given, account = parts[3].partition(_ACCOUNT)
+            if given and not re.fullmatch(_ACCOUNT_NAME, account):
+                raise ValueError(f"{account!r} is not an account")
+            return Record(state, _request(parts[2]), lease=_lease(lease), account=account)
         if state == "refused" and len(parts) == 4:
             return Record(state, _request(parts[2]), reason=parts[3].replace("_", " "))
     except (UserError, ValueError) as error:

@@ -22,7 +22,7 @@ from hpcnet.counters.rates import counted
 from hpcnet.journal import Entry
 
 SCHEMA = 1
-_ADDED = ("moved", "peak")  # which files of before lack
+_ADDED = ("moved", "peak", "account")  # which files of before lack
 
 _PATIENCE = 1.0  # seconds for writing the file
 _POLL = 0.002
@@ -59,6 +59,7 @@ def _document(entry: Entry, started: float) -> dict[str, Any]:
         "serial": lease.serial if lease else 0,
         "node": entry.node,
         "user": entry.user,
+        "account": entry.account,
         "mode": lease.mode if lease else "",
         "started": round(started),
         "ended": round(sample.time),
@@ -150,6 +151,7 @@ def _checked(found: Any) -> dict[str, Any]:
         checks: dict[str, Callable[[Any], Any]] = {
             **dict.fromkeys(("schema", "job", "serial", "started", "ended"), wire.count),
             **dict.fromkeys(("node", "user", "mode", "problem"), wire.text),
+            "account": lambda account: wire.text(account or ""),
             "seconds": float,
             "moved": _checked_counters,
             "peak": lambda peak: None if peak is None else float(peak),

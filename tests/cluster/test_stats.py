@@ -305,13 +305,13 @@ def test_what_a_job_moved_stands_in_the_log_and_in_show_when_it_has_ended(cluste
     cluster.lab.configure(hpcnet={"hooks": {"accounts": shared}})
     try:
         script = SENDER.replace("exec sleep 120", "")
-        job = cluster.sbatch(script, "--network=ib", "-N2", "-w", "n[1-2]")
+        job = cluster.sbatch(script, "--network=ib", "-N2", "-w", "n[1-2]", "--account=physics")
         assert cluster.finished(job) == "COMPLETED", cluster.output(job)
         sent = json.loads(cluster.output(job).partition("ready")[0])["end"]["sum_sent"]["bytes"]
         shown = json.loads(cluster.run("hpcnet", "show", str(job), "--json").stdout)["accounts"]
-        assert [(each["node"], each["job"], each["user"]) for each in shown] == [
-            ("n1", job, "alice"),
-            ("n2", job, "alice"),
+        assert [(each["node"], each["job"], each["user"], each["account"]) for each in shown] == [
+            ("n1", job, "alice", "physics"),
+            ("n2", job, "alice", "physics"),
         ]
         for each, way in zip(shown, ("rx_bytes", "tx_bytes")):
             [tasks] = [found for found in each["interfaces"] if found["kind"] == "tasks"]

@@ -37,7 +37,7 @@ def tui(cluster: Cluster, terminal: Terminal, *options: str, user: str = "alice"
 
 def test_iperf3_stats_the_screens_and_prometheus_tell_the_same_bytes(agents: Cluster, terminal: Terminal) -> None:
     cluster = agents
-    job = cluster.sbatch(TRAFFIC, "--network=ib", "-N2", "-w", "n[1-2]", "--chdir=/home/alice")
+    job = cluster.sbatch(TRAFFIC, "--network=ib", "-N2", "-w", "n[1-2]", "--chdir=/home/alice", "-A", "physics")
     go = cluster.lab.layout.home("alice") / "go"
     try:
         eventually("the job runs", lambda: cluster.state_of(job) == "RUNNING")
@@ -221,11 +221,11 @@ def stats_of(cluster: Cluster, job: int) -> int:
 def prometheus_of(cluster: Cluster, job: int) -> int:
     query = (
         f'hpcnet_interface_transmit_bytes_total{{slurmjobid="{job}",kind="tasks"}}'
-        "* on (slurmjobid) group_left (user, mode) hpcnet_job_info"
+        "* on (slurmjobid) group_left (user, account, mode) hpcnet_job_info"
     )
     with prometheus(cluster, "n2") as ask:
         eventually("Prometheus has scraped", lambda: ask(query))
         [series] = ask(query)
-    labels = {key: series["metric"][key] for key in ("user", "mode", "node", "device")}
-    assert labels == {"user": "alice", "mode": "vxlan", "node": "n2", "device": "hpc0"}
+    labels = {key: series["metric"][key] for key in ("user", "account", "mode", "node", "device")}
+    assert labels == {"user": "alice", "account": "physics", "mode": "vxlan", "node": "n2", "device": "hpc0"}
     return int(series["value"][1])

@@ -52,9 +52,10 @@ leases = st.builds(
     shared=st.booleans(),
 )
 reasons = st.lists(st.text("abcXYZ019=,:.-/'[]()", min_size=1, max_size=9), min_size=1, max_size=9).map(" ".join)
+accounts = st.just("") | st.from_regex("[A-Za-z0-9_.@+-]{1,64}", fullmatch=True)
 records = (
     st.builds(Record, st.just("asked"), requests)
-    | st.builds(Record, st.just("lease"), requests, leases)
+    | st.builds(Record, st.just("lease"), requests, leases, account=accounts)
     | st.builds(Record, st.just("refused"), requests, reason=reasons)
 )
 
@@ -88,6 +89,12 @@ def test_a_token_is_written_as_other_versions_expect_it() -> None:
     assert record.token(Record("refused", Request(docker=True), reason="pool is full")) == (
         "hpcnet:refused:docker=yes:pool_is_full"
     )
+
+
+@pytest.mark.parametrize("name", ["physics,vni=1", "a b", "größer", "x" * 65, "a:b", "a\n"])
+def test_an_account_with_another_name_is_left_out(name: str) -> None:
+    assert record.token(replace(LEASED, account=name)) == TOKEN
+    assert record.token(replace(LEASED, account="bio.x_1")) == f"{TOKEN},account=bio.x_1"
 
 
 @given(records)
@@ -173,6 +180,11 @@ def test_a_token_of_no_known_form_is_refused_and_shown(word: str) -> None:
         ("pkey=none", "pkey=0x8000"),
         ("ipoib=none", "ipoib=ud"),
         ("shared=no", "shared=maybe"),
+        ("shared=no", "shared=no,account="),
+        ("shared=no", "shared=no,account=a b"),
+        ("shared=no", "shared=no,account=physics,vni=1"),
+        ("shared=no", "shared=no,account=" + "x" * 65),
+        (",shared=no", ",account=physics,shared=no"),
     ],
 )
 def test_a_forged_lease_is_refused(was: str, forged: str) -> None:
@@ -287,5 +299,5 @@ def test_the_longest_tokens_fit_the_room_that_job_submit_keeps() -> None:
         ipoib="connected",
         shared=True,
     )
-    for stamped in (Record("lease", asked, widest), Record("refused", asked, reason="x" * 2000)):
+    for stamped in (Record("lease", asked, widest, account="x" * 64), Record("refused", asked, reason="x" * 2000)):
         assert len(record.token(stamped)) <= int(lua[2])
