@@ -206,36 +206,66 @@ CHECKOUT = str(Path(__file__).parents[2])  # which the lab's hpcnet is
 WRITABLE = re.compile(r"^/(tmp|var/tmp|dev/shm|home|run/lock|var/lock|run/user|var/crash)(/|$)")
 
 
+TRACE = "strace -f -qq -y -s 300 -o /run/trace.{} -e trace=file,%net,setuid,setresuid,setreuid"
+PATHS = re.compile(
+    r'"(/[^"]*)"|<(/[^>]*)>, "([^/"][^"]*)"'
+)  # the latter: what a directory has, the current one too
+COMMANDS = {
+    "check": "hpcnet check",
+    "show": "hpcnet show {job}",
+    "stats": "hpcnet stats {job} --once",
+    "exec": "hpcnet exec {job} -- true",
+    "list": "hpcnet list",
+    "plan": "hpcnet plan --nodes n[1-3] ib",
+    "doctor": "hpcnet doctor",
+    "cleanup": "hpcnet cleanup --min-age 0",
+    "filter": "hpcnet filter load",
+    "agent": "timeout 1 hpcnet agent",
+}
+"""What root types on a node, here with bob's directory as the current one."""
+
+
 def test_root_code_opens_nothing_that_a_user_could_plant(scene: Scene) -> None:
-    """slurmd with its Prologs, Epilogs, slurmstepds and our plugin, cleanup, check and the agent, under strace."""
+    """Both daemons with hooks, slurmstepds and our plugin, and root's commands beside the job, under strace."""
     cluster = scene.cluster
-    trace = "strace -f -qq -s 300 -o /run/trace.{} -e trace=file,%net,setuid,setresuid,setreuid"
-    cluster.root("n3", "sh", "-c", f"{trace.format('slurmd')} -p $(pgrep -xo slurmd) > /dev/null 2>&1 & sleep 0.5")
+    daemons = {"ctl": "slurmctld", "n3": "slurmd"}
+    for host, daemon in daemons.items():
+        trace = f"{TRACE.format(daemon)} -p $(pgrep -xo {daemon}) > /dev/null 2>&1 & sleep 0.5"
+        cluster.root(host, "sh", "-c", trace)
     try:
-        job = cluster.sbatch("srun true", "--network=ib", "-w", "n3", "--chdir=/", "-o/dev/null", user="bob")
+        script = "srun true; until [ -e /tmp/bob-may-go ]; do sleep 0.1; done"
+        words = ("--network=ib,egress=host", "-w", "n3", "--chdir=/", "-o/dev/null")
+        job = cluster.sbatch(script, *words, user="bob")
+        eventually("its network is built", lambda: cluster.state_of(job) == "RUNNING")
+        for name, command in COMMANDS.items():
+            traced = f"cd /home/bob && {TRACE.format(name)} {command.format(job=job)} > /dev/null 2>&1"
+            cluster.root("n3", "sh", "-c", traced, check=False)
+        scene.on("n3", "touch", "/tmp/bob-may-go")
         assert cluster.finished(job) == "COMPLETED"
         eventually("its Epilog is done", lambda: cluster.node_states()["n3"] == "idle")
-        for name, command in {
-            "cleanup": "hpcnet cleanup --min-age 0",
-            "check": "hpcnet check",
-            "filter": "hpcnet filter load",
-            "agent": "timeout 1 hpcnet agent",
-        }.items():
-            cluster.root("n3", "sh", "-c", f"{trace.format(name)} {command} > /dev/null 2>&1", check=False)
     finally:
-        cluster.root("n3", "pkill", "-x", "strace", check=False)
-    opened: dict[str, set[str]] = {}
-    for name in ("slurmd", "cleanup", "check", "filter", "agent"):
-        text = cluster.root("n3", "cat", f"/run/trace.{name}")
-        cluster.root("n3", "rm", f"/run/trace.{name}")
-        users = set()
-        for line in text.splitlines():
-            process = line.split()[0]
-            if re.search(r"set(re|res)?uid\((-1, )?20002", line):
-                users.add(process)  # a task, from here on
-            if process not in users:
-                opened.setdefault(name, set()).update(re.findall(r'"(/[^"]*)"', line))
-    assert "/run/hpcnet/lock" in opened["slurmd"] and len(opened) == 5, "nothing was traced"
+        for host in daemons:
+            cluster.root(host, "pkill", "-x", "strace", check=False)
+        scene.on("n3", "rm", "-f", "/tmp/bob-may-go")
+    opened = {daemon: _opened(cluster, host, daemon) for host, daemon in daemons.items()}
+    opened.update((name, _opened(cluster, "n3", name)) for name in COMMANDS)
+    assert all(opened.values()), "something was not traced"
+    assert "/run/hpcnet/lock" in opened["slurmd"]
     assert any("hpcnet_spank.so" in path for path in opened["slurmd"])
+    assert any("leases" in path for path in opened["slurmctld"])
     seen = {path for paths in opened.values() for path in paths if not path.startswith(CHECKOUT)}
     assert {path for path in seen if WRITABLE.match(path)} == set()
+
+
+def _opened(cluster: Cluster, host: str, name: str) -> set[str]:
+    """Paths in calls of processes that are not bob's tasks."""
+    text = cluster.root(host, "cat", f"/run/trace.{name}")
+    cluster.root(host, "rm", f"/run/trace.{name}")
+    users, paths = set(), set()
+    for line in text.splitlines():
+        process = line.split()[0]
+        if re.search(r"set(re|res)?uid\((-1, )?20002", line):
+            users.add(process)  # a task, from here on
+        if process not in users:
+            paths.update(path or f"{at}/{name}" for path, at, name in PATHS.findall(line))
+    return paths
