@@ -124,6 +124,13 @@ class Cluster:
         eventually("no job is left", lambda: not self.root("ctl", "squeue", "-h"), seconds)
         eventually("they are idle", lambda: all(self.node_states()[node] == "idle" for node in nodes), seconds)
 
+    def revive(self) -> list[str]:
+        """Start slurmd again where it has ended; these nodes."""
+        ended = [node for node in self.nodes if not self.root(node, "pgrep", "-x", "slurmd", check=False)]
+        for node in ended:
+            self.lab.restart("slurmd", node)
+        return ended
+
     def node_states(self) -> dict[str, str]:
         """State of each node as Slurm calls it."""
         lines = self.root("ctl", "sinfo", "-hN", "-p", "batch", "-o", "%N %T").splitlines()

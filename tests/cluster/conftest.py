@@ -30,8 +30,10 @@ def _lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def cluster(_lab: Cluster) -> Iterator[Cluster]:
     """The lab with no job in it; afterwards every node must be idle and as it was when the lab came up."""
     yield _lab
+    ended = _lab.revive()
     _lab.settle()
     _lab.assert_pristine()
+    assert not ended, f"slurmd of {ended} had ended: see {_lab.lab.layout.root}/hosts/*/log/slurm"
 
 
 @pytest.fixture(scope="module")

@@ -51,11 +51,18 @@ def only(cluster: Cluster, on: str, check: str, status: str, *options: str, unde
 def instead(file: Path, data: bytes) -> Iterator[None]:
     """Another content for a file, its mode as it was."""
     before = file.read_bytes()
-    file.write_bytes(data)
+    _overwrite(file, data)
     try:
         yield
     finally:
-        file.write_bytes(before)
+        _overwrite(file, before)
+
+
+def _overwrite(file: Path, data: bytes) -> None:
+    """In place, for the hosts' overlays, and not emptied first: that would break a plugin where it is loaded."""
+    with file.open("r+b") as opened:
+        opened.write(data)
+        opened.truncate()
 
 
 @contextlib.contextmanager

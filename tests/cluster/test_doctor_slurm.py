@@ -84,7 +84,7 @@ def test_a_plugin_for_another_release_of_another_version_or_none(cluster: Cluste
         assert "built for Slurm 23.11, and Slurm here is 22.05" in only(cluster, "login", "plugin", "fail")
     with instead(file, data.replace(b"0.1.0\0", b"0.0.9\0")):
         assert "is of hpcnet 0.0.9" in only(cluster, "n1", "plugin", "warn")
-    with instead(file, b"#!/bin/sh\n"):
+    with instead(file, b"#!/bin/sh\n" + data[10:]):
         assert "is no SPANK plugin" in only(cluster, "n1", "plugin", "fail")
     conf = "/etc/slurm/plugstack.conf"
     with edited(cluster, "n2", conf, f"rm {conf}"):
