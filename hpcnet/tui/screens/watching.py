@@ -192,16 +192,21 @@ class Watching(Screen[None]):
         self.paint()
 
     def on_input_submitted(self) -> None:
-        """Keep them, and close the line."""
-        if self._line is not None:
-            self._line.remove_class("-open")
-        self.query_one(Table).focus()
+        """Keep them, and close the line; a second enter, typed before that was done, is the table's."""
+        if self._line is not None and self._line.has_class("-open"):
+            self._close_line(self._line)
+        else:
+            self.query_one(Table).action_choose()
+
+    def _close_line(self, line: Input) -> None:
+        line.remove_class("-open")
+        self.set_focus(self.query_one(Table))
 
     def action_back(self) -> None:
         """Out of the filter, else out of the screen."""
         if self._line is not None and (self._line.has_class("-open") or self.words):
             self._line.value = self.words = ""
-            self.on_input_submitted()
+            self._close_line(self._line)
             self.paint()
         elif len(self.app.screen_stack) > 1:
             self.app.pop_screen()

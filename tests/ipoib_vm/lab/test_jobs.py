@@ -217,7 +217,11 @@ def test_the_screens_of_the_tui_show_the_port_apart(jobs: Jobs, terminal: Termin
     tui(jobs.cluster, terminal, user=WANTED["vxlan"][0])
     job = str(jobs.ids["vxlan"])
     terminal.wait_for(lambda text: job in text, "the job", seconds=300)
-    terminal.press("/", *job, "Enter", "Enter")
+    terminal.press("/", *job)
+    terminal.wait(f"/{job}", seconds=120)
+    terminal.press("Enter")
+    terminal.wait("/ filter", seconds=120)  # where the cursor is in the table again
+    terminal.press("Enter")
     terminal.wait("n1", "n2", "median", seconds=120)
     terminal.press("Enter")
     text = terminal.wait("node n1", "hpcvx", "hpc0", device, seconds=120)
