@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from textual.events import MouseScrollDown
+from textual.events import Key, MouseScrollDown
 from textual.pilot import Pilot
 
 from hpcnet.tui.app import HpcnetApp
@@ -96,6 +96,20 @@ def test_filter() -> None:
         await pilot.pause()
         assert any("no job matches; esc clears" in line for line in stage.text())
         assert stage.table.key is None
+
+    stage.run(play)
+
+
+def test_two_enters_at_once_keep_the_filter_and_open_the_row() -> None:
+    stage = Stage()
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await pilot.press("slash", *"direct")
+        for _ in range(2):
+            stage.app.post_message(Key("enter", "\r"))
+        await pilot.pause()
+        await pilot.pause()
+        assert isinstance(stage.screen, JobScreen)
 
     stage.run(play)
 
