@@ -22,6 +22,7 @@ from tests.cluster.test_job import _IPERF, names
 from tests.ipoib_vm.adapter import Adapter, duplicates, parameter, sh
 from tests.ipoib_vm.lab.conftest import NODES
 from tests.kernel.hosts import wait_for
+
 pytestmark = pytest.mark.ipoib_vm
 
 WANTED = {
