@@ -268,5 +268,5 @@ def _opened(cluster: Cluster, host: str, name: str) -> set[str]:
         if re.search(r"set(re|res)?uid\((-1, )?20002", line):
             users.add(process)  # a task, from here on
         if process not in users:
-            paths.update(path or f"{at}/{name}" for path, at, name in PATHS.findall(line))
+            paths.update(path or f"{at}/{below}" for path, at, below in PATHS.findall(line))
     return paths
