@@ -19,9 +19,13 @@ import pytest
 from tests.cluster.cluster import Cluster, eventually
 from tests.cluster.test_cleanup import bring_back, cleanup, kill_steps, verdicts
 from tests.cluster.test_job import _IPERF, names
+from tests.cluster.test_tui import tui
 from tests.ipoib_vm.adapter import Adapter, duplicates, parameter, sh
 from tests.ipoib_vm.lab.conftest import NODES
 from tests.kernel.hosts import wait_for
+from tests.tui.terminal import Terminal, terminal
+
+__all__ = ["terminal"]  # a fixture
 
 pytestmark = pytest.mark.ipoib_vm
 
@@ -206,6 +210,26 @@ def test_stats_and_doctor_show_the_port_of_each_node(jobs: Jobs) -> None:
     assert all(4500 < after[node][1] - before[node][1] < 1_000_000 for node in NODES), (before, after)
     report = jobs.cluster.lab.run("n1", ["hpcnet", "doctor", "--json"], check=False, timeout=300).stdout
     assert f"port {own['n1']} 100 Gb/sec (4X EDR)" in report
+
+
+def test_the_screens_of_the_tui_show_the_port_apart(jobs: Jobs, terminal: Terminal) -> None:
+    """As a user would come there: the job, its node, the node's port."""
+    device = f"{adapter_of(jobs.cluster, 'n1').sysfs.name}/1"
+    tui(jobs.cluster, terminal, "--interval", "5", user=WANTED["vxlan"][0])
+    job = str(jobs.ids["vxlan"])
+    terminal.wait_for(lambda text: job in text, "the job", seconds=300)
+    terminal.press("/", *job)
+    terminal.wait(f"/{job}", seconds=120)
+    terminal.press("Enter")
+    terminal.wait("/ filter", seconds=120)  # where the cursor is in the table again
+    terminal.press("Enter")
+    terminal.wait("n1", "n2", "median", seconds=120)
+    terminal.press("Enter")
+    text = terminal.wait("node n1", "hpcvx", "hpc0", device, seconds=120)
+    [row] = [line.split() for line in text.splitlines() if device in line.split()]
+    assert "port" in row and row[-1] != "0", text
+    terminal.press("q")
+    terminal.wait("exit code 0", seconds=120)
 
 
 def test_link_local_addresses_are_unique_and_nobody_complains(jobs: Jobs) -> None:
