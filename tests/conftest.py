@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Generator
 from typing import Any, TypeVar
 
@@ -29,16 +30,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)  # xdist's
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``-n 2``: the lab's tests, most of whose time is waiting for Slurm, beside the others.
+def pytest_xdist_setupnodes(specs: Any) -> None:
+    """With ``-n 2``, as root: each worker in a process table of its own.
 
-    Those of the kernel are not beside them: their hosts see the lab's processes, and so its jobs' namespaces.
+    Hosts of tests/kernel see all its processes, and would take the namespaces of the lab's jobs for theirs.
     """
+    if os.geteuid() == 0:
+        alone = "unshare --pid --fork --kill-child --mount-proc tini --"
+        for spec in specs:
+            spec.python = f"{alone} {sys.executable}"
+
+
+@pytest.hookimpl(optionalhook=True)  # xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n 2``: the lab's tests, most of whose time is waiting for Slurm, beside the others."""
     from xdist.scheduler import LoadScopeScheduling
 
     class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return "machine" if nodeid.startswith(("tests/cluster/", "tests/kernel/")) else "others"
+            return "lab" if nodeid.startswith("tests/cluster/") else "others"
 
     return _Scheduling(config, log)
 
