@@ -6,8 +6,9 @@
     renew(entry, site)      those of a job that is here, in a filter that was flushed
 
 A VNI is leased to another job after a rest, while a removal that failed may have left its last job's journal and
-entries here. So whoever adds or removes entries holds the node's lock, and spares what another journal has: a
-journal is written before its entries are.
+entries here. So whoever adds or removes entries holds the node's lock, and spares what another journal has whose
+VXLAN device is here: that is made before its entries are, and removed before them. Two jobs that are being removed
+spare nothing for each other.
 """
 
 from __future__ import annotations
@@ -48,14 +49,20 @@ def expelling(vni: int | None, vteps: Iterable[IPv4Address] | None, job_id: int)
 
 
 def _others(vni: int, job_id: int) -> set[IPv4Address]:
-    """What journals of other jobs have of this VNI."""
-    return {address for entry in journal.with_vni(vni) if entry.job_id != job_id for address in entry.vteps}
+    """What another job has that lives by this VNI."""
+    others = (entry for entry in journal.with_vni(vni) if entry.job_id != job_id and _lives(entry))
+    return {address for entry in others for address in entry.vteps}
+
+
+def _lives(entry: Entry) -> bool:
+    """Whether the job's VXLAN device is here."""
+    return segment.find_vni(entry.job_id) == entry.vni
 
 
 def renew(entry: Entry, site: Site) -> None:
     """Take the job's packets from its peers again, if its VXLAN device is here. Raises NodeError."""
     with journal.locked(journal.NODE):
-        if entry.vni and segment.find_vni(entry.job_id) == entry.vni:
+        if entry.vni and _lives(entry):
             packet_filter.admit(site, entry.vni, entry.vteps)
 
 
