@@ -101,7 +101,7 @@ def test_a_doctor_that_hangs_holds_nobody_up_and_ends_with_the_viewer(
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
         terminal.wait("exit code 137")
     terminal.wait_for(lambda text: not running(seconds), "nothing is left")
-    assert time.monotonic() - begin < 2.5
+    assert time.monotonic() - begin < 10, "doctor waits 20 s for scontrol"
 
 
 def test_no_color_is_obeyed(terminal: Terminal) -> None:
