@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from textual.events import Key, MouseScrollDown
 from textual.pilot import Pilot
+from textual.widgets import OptionList
 
 from hpcnet.tui.app import HpcnetApp
 from hpcnet.tui.figures import quantity
@@ -388,12 +389,11 @@ def test_command_palette() -> None:
     stage = Stage()
 
     async def play(pilot: Pilot[Any]) -> None:
-        await pilot.press("ctrl+p")
-        await pilot.pause(0.2)
-        await pilot.press(*"counters")
-        await pilot.pause(0.5)
+        await pilot.press("ctrl+p", *"counters")
+        while not (found := stage.app.screen.query(OptionList)) or found.first().option_count != 1:
+            await pilot.pause(0.1)  # it searches beside
         await pilot.press("enter")
-        await pilot.pause(0.2)
-        assert stage.app.session.view.total
+        while not stage.app.session.view.total:
+            await pilot.pause(0.1)
 
     stage.run(play)
