@@ -52,7 +52,7 @@ def holding(cluster: Cluster, host: str, script: str) -> Iterator[None]:
     with subprocess.Popen(python, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         yield
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def held(cluster: Cluster, since: int) -> list[int]:

@@ -50,5 +50,5 @@ class Forks:
 
     def close(self) -> None:
         """With the host as it is."""
-        _, errors = self._process.communicate(timeout=20)
+        _, errors = self._process.communicate(timeout=60)
         assert not errors, errors

@@ -150,7 +150,7 @@ def test_a_process_that_stays_in_the_namespace_loses_its_interface(hosts: list[H
     left = hosts[0].start_in_job(17, "sh", "-c", "read line; ip -o link")
     removed(hosts[:1], environment)
     assert left.stdin and left.stdout
-    output, _ = left.communicate("go\n", timeout=10)
+    output, _ = left.communicate("go\n", timeout=60)
     assert "lo:" in output and "hpc0" not in output
 
 

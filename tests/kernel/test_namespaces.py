@@ -46,7 +46,7 @@ def test_pinned_and_inhabited_namespaces_are_found_once(hosts: list[Host]) -> No
     wanted.add(inode(host, f"/proc/{unpinned.pid}/ns/net"))
     answer = json.loads(host.python(_EVERYWHERE))
     for process in (inside, unpinned):
-        process.communicate("go on\\n", timeout=10)
+        process.communicate("go on\\n", timeout=60)
     host.run("sh", "-c", "umount '/run/a b/pin'; rm -r '/run/a b'; ip netns del pinned; ip netns del both")
     assert wanted <= set(answer["found"])
     assert len(set(answer["found"])) == len(answer["found"])

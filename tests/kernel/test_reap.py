@@ -162,7 +162,7 @@ def test_a_namespace_without_a_pin_that_a_process_keeps_loses_its_devices(
     network = only(cleanup(host))
     assert network["serial"] == 100 and network["cluster"] == "lab"
     assert host.state() == pristine[0]
-    out, _ = left.communicate("go on\n", timeout=10)
+    out, _ = left.communicate("go on\n", timeout=60)
     assert [line.split()[0] for line in out.splitlines()] == ["lo"]
 
 
@@ -174,7 +174,7 @@ def test_epilog_finds_the_devices_in_a_namespace_without_a_pin(
     assert left.stdout is not None and left.stdout.readline() == "ready\n"
     hosts[0].run("ip", "netns", "del", "hpcnet-17")
     assert hosts[0].hook("epilog", {"SLURM_JOB_ID": "17"}).returncode == 0
-    out, _ = left.communicate("go on\n", timeout=10)
+    out, _ = left.communicate("go on\n", timeout=60)
     assert [line.split()[0] for line in out.splitlines()] == ["lo"]
     assert hosts[0].state() == pristine[0]
 
@@ -187,7 +187,7 @@ def test_another_hosts_job_of_the_same_name_is_not_touched(hosts: list[Host], sl
     cleanup(hosts[0])
     cleanup(hosts[0])
     hosts[0].hook("epilog", ENVIRONMENT)
-    out, _ = theirs.communicate("go on\n", timeout=10)
+    out, _ = theirs.communicate("go on\n", timeout=60)
     assert {line.split("@")[0].split()[0] for line in out.splitlines()} == {"lo", "hpcvx", "hpc0"}
 
 

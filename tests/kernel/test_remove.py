@@ -112,7 +112,7 @@ def test_a_process_left_in_the_namespace_has_no_network_after_epilog(
     assert left.stdout.readline() == "ready\n"
     removed(hosts[:1], ENVIRONMENT)
     assert hosts[0].state() == pristine[0]
-    out, _ = left.communicate("go on\n", timeout=10)
+    out, _ = left.communicate("go on\n", timeout=60)
     assert [line.split()[0] for line in out.splitlines()] == ["lo"]
 
 

@@ -43,7 +43,7 @@ def ask(address: tuple[str, int], authorization: str) -> tuple[int, str]:
     url = f"http://{address[0]}:{address[1]}/metrics"
     request = urllib.request.Request(url, headers={"Authorization": authorization})
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:

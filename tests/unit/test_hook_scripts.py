@@ -75,7 +75,7 @@ class Installed:
     def run(self, hook: str, environment: dict[str, str], *own: str) -> subprocess.CompletedProcess[str]:
         command = [DASH, str(self.prefix / "libexec" / "hpcnet" / hook), *own]
         return subprocess.run(
-            command, env=environment, cwd=self.root, capture_output=True, text=True, check=False, timeout=20
+            command, env=environment, cwd=self.root, capture_output=True, text=True, check=False, timeout=60
         )
 
     def started(self) -> bool:

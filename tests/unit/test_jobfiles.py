@@ -216,7 +216,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def taken(plugin: Path, text: str, uid: int = 1001) -> dict[str, str]:
     """What the plugin took out of a network file."""
-    done = subprocess.run([plugin, str(uid)], input=text, capture_output=True, text=True, check=True, timeout=10)
+    done = subprocess.run([plugin, str(uid)], input=text, capture_output=True, text=True, check=True, timeout=60)
     return dict(line.split("=", 1) for line in done.stdout.splitlines())
 
 

@@ -244,7 +244,7 @@ def test_no_answer_in_time(commands: Commands) -> None:
     started = time.monotonic()
     with pytest.raises(jobs.ControllerUnreachable, match=r"no answer from slurmctld in 0\.3 s"):
         jobs.stamp(job(), "t", timeout=0.3)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_slurm_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
