@@ -150,8 +150,8 @@ def _take_over(job_id: int, address: IPv4Address) -> None:
     tracked = _tracked()
     if tracked.get(address) not in (None, job_id):
         conntrack.forget(address)
-    if tracked.get(address) != job_id:
-        _write_tracked({**tracked, address: job_id})
+    # Also what is written already: an Epilog that was killed in writing has left half a file beside.
+    _write_tracked({**tracked, address: job_id})
 
 
 def _release(job_id: int) -> None:

@@ -300,8 +300,10 @@ def test_filter_load_brings_it_back_after_a_flush(hosts: list[Host], server: Hos
 def test_prolog_again_keeps_the_link(hosts: list[Host]) -> None:
     built(hosts[:1], environment())
     before = hosts[0].lines("ip -d link show hpce17; ip route; nft list ruleset; ip neigh")
+    hosts[0].run("touch", "/run/hpcnet/tracked.new")  # as of an Epilog that was killed
     built(hosts[:1], environment())
     assert hosts[0].lines("ip -d link show hpce17; ip route; nft list ruleset; ip neigh") == before
+    assert hosts[0].lines("cd /run/hpcnet; ls tracked*; cat tracked") == {"tracked", "17 10.128.0.1"}
 
 
 GONE = {
